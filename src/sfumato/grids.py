@@ -1,0 +1,77 @@
+"""Time grids: the times that sampling walks down, float64, (N + 1,), from noise to clean.
+
+uniform   t_i = t_max (1 - i / N)
+karras    ratio_i = (max^(1/rho) + i / (N - 1) (min^(1/rho) - max^(1/rho)))^rho, then 0
+leading, trailing, linspace   N of the T steps of a DiscreteVP, as diffusers spaces them, then 0
+"""
+
+import torch
+from torch import Tensor
+
+from .discrete import DiscreteVP
+from .process import Process
+
+
+def _check(steps: int, most: int | None = None) -> None:
+    if steps < 1 or (most is not None and steps > most):
+        limit = "" if most is None else f" and at most {most}, the process's own number"
+        raise ValueError(f"steps = {steps}; a grid needs at least 1 step{limit}.")
+
+
+def uniform_times(process: Process, steps: int, t_min: float = 0.0) -> Tensor:
+    """steps + 1 equally spaced times from t_max to t_min."""
+    _check(steps)
+    return torch.linspace(process.t_max, t_min, steps + 1, dtype=torch.float64)
+
+
+def karras_times(
+    process: Process,
+    steps: int,
+    sigma_min: float = 0.002,
+    sigma_max: float | None = None,
+    rho: float = 7.0,
+) -> Tensor:
+    """Noise levels of Karras et al. (2022), eq. 5, as times of any process, then 0.
+
+    sigma_min and sigma_max are ratios sigma / alpha; sigma_max = None is 80 or, if that is less,
+    all the noise that the process has.
+
+    Raises: ValueError for a sigma_max that the process never reaches.
+    """
+    _check(steps)
+    largest = process.largest_ratio
+    top = min(80.0, largest) if sigma_max is None else sigma_max
+    if top > largest * (1 + 1e-6) or not 0 < sigma_min <= top:
+        raise ValueError(
+            f"noise levels from {top:g} down to {sigma_min:g} were asked for; {process} holds "
+            f"ratios above 0 and up to {largest:g}."
+        )
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    ratio = (top ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - top ** (1 / rho))) ** rho
+    return torch.cat([process.time_at_ratio(ratio), ramp.new_zeros(1)])
+
+
+def _then_clean(process: DiscreteVP, indices: Tensor) -> Tensor:
+    """Times of 0-based step indices, then 0."""
+    return torch.cat([process.times_of(indices), torch.zeros(1, dtype=torch.float64)])
+
+
+def leading_times(process: DiscreteVP, steps: int, offset: int = 0) -> Tensor:
+    """Every (T // steps)-th step counted from the clean end: DDIM's grid. Never starts at T."""
+    _check(steps, process.steps)
+    stride = process.steps // steps
+    return _then_clean(process, torch.arange(steps).flip(0) * stride + offset)
+
+
+def trailing_times(process: DiscreteVP, steps: int) -> Tensor:
+    """Every (T / steps)-th step counted from T: Lin et al. (2024), table 2."""
+    _check(steps, process.steps)
+    stride = process.steps / steps
+    positions = process.steps - torch.arange(steps, dtype=torch.float64) * stride
+    return _then_clean(process, positions.round() - 1)
+
+
+def linspace_times(process: DiscreteVP, steps: int) -> Tensor:
+    """steps equally spaced steps from T to 1, both ends in, rounded; then 0."""
+    _check(steps, process.steps)
+    return _then_clean(process, torch.linspace(process.steps - 1, 0, steps).double().round())
