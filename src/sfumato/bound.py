@@ -103,10 +103,14 @@ class VariationalBound:
 
     steps: int = 1000
 
+    @property
+    def times(self) -> DiscreteTimes:
+        return DiscreteTimes(self.steps)
+
     def __call__(
         self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, u: Tensor, eps: Tensor
     ) -> Tensor:
-        t = DiscreteTimes(self.steps)(denoiser.process, u)
+        t = self.times(denoiser.process, u)
         p = denoiser(denoiser.process.diffuse(x0, t, eps), t, cond)
         return self.steps * bound_term(p, x0, self.steps)
 
@@ -121,10 +125,14 @@ class Hybrid:
     steps: int = 1000
     vlb_weight: float = 0.001
 
+    @property
+    def times(self) -> DiscreteTimes:
+        return DiscreteTimes(self.steps)
+
     def __call__(
         self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, u: Tensor, eps: Tensor
     ) -> Tensor:
-        t = DiscreteTimes(self.steps)(denoiser.process, u)
+        t = self.times(denoiser.process, u)
         p = denoiser(denoiser.process.diffuse(x0, t, eps), t, cond)
         simple = OutputMSE()(denoiser, t).to(x0) * squared_error(p, x0)
         return simple + self.vlb_weight * self.steps * bound_term(

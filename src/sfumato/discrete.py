@@ -54,9 +54,9 @@ class DiscreteVP(Process):
 
     def _signal_left_text(self) -> str:
         return (
-            f"{type(self).__name__}: {self.signal_left:.1%} of the image's amplitude is left at the last of "
-            f"{self.steps} steps, but sampling starts from pure noise, so brightness and colour "
-            "will be off. Use more steps, leave the betas rescaled (rescaled=True), take "
+            f"{type(self).__name__}: {self.signal_left:.1%} of the image's amplitude is left at "
+            f"the last of {self.steps} steps, but sampling starts from pure noise, so brightness "
+            "and colour will be off. Use more steps, leave the betas rescaled (rescaled=True), take "
             "CosineBetas, or set zero_terminal_snr=True and train with PredictV."
         )
 
@@ -123,8 +123,11 @@ def _linspace(start: float, end: float, steps: int) -> Tensor:
 def _end_at_zero_signal(betas: Tensor) -> Tensor:
     """Betas that leave no signal at T: Lin et al. (2024), algorithm 1.
 
-    sqrt(alpha_bar) is shifted to end at 0 and stretched to begin where it began.
+    sqrt(alpha_bar) is shifted to end at 0 and stretched to begin where it began. A single step
+    can't do both, and ends at 0.
     """
+    if len(betas) == 1:
+        return torch.ones_like(betas)
     root = torch.exp(torch.log1p(-betas).cumsum(0) / 2)
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), root**2])
@@ -133,7 +136,10 @@ def _end_at_zero_signal(betas: Tensor) -> Tensor:
 
 def _rescale(betas: Tensor, steps: int, rescaled: bool) -> Tensor:
     """Multiply by 1000 / T, so that any T ends as noisy as T = 1000 does."""
-    return (betas * (1000 / steps)).clamp(max=MAX_BETA) if rescaled else betas
+    if not rescaled:
+        return betas
+    # The cap is for what rescaling does; a beta that was out of range before it stays so.
+    return torch.minimum(betas * (1000 / steps), betas.clamp(min=MAX_BETA))
 
 
 @dataclass(frozen=True)

@@ -103,4 +103,9 @@ class Empirical:
             return torch.zeros(n, len(self.data))
         if self.labels is None or isinstance(cond, dict):
             raise ValueError("Empirical was given a condition; make it with labels=(N,) for that.")
-        return (cond[:, None] == self.labels[None, :]).double().log()
+        of_class = cond[:, None] == self.labels.to(cond.device)
+        if not of_class.any(dim=1).all():
+            missing = cond[~of_class.any(dim=1)].unique().tolist()
+            there = self.labels.unique().tolist()
+            raise ValueError(f"no image has the labels {missing}; those of this set are {there}.")
+        return of_class.double().log()

@@ -5,6 +5,9 @@ karras    ratio_i = (max^(1/rho) + i / (N - 1) (min^(1/rho) - max^(1/rho)))^rho,
 leading, trailing, linspace   N of the T steps of a DiscreteVP, as diffusers spaces them, then 0
 """
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -74,4 +77,72 @@ def trailing_times(process: DiscreteVP, steps: int) -> Tensor:
 def linspace_times(process: DiscreteVP, steps: int) -> Tensor:
     """steps equally spaced steps from T to 1, both ends in, rounded; then 0."""
     _check(steps, process.steps)
-    return _then_clean(process, torch.linspace(process.steps - 1, 0, steps).double().round())
+    if steps == 1:
+        return _then_clean(process, torch.tensor([process.steps - 1]))
+    # The product, not torch.linspace, so that a step halfway between two rounds as in diffusers.
+    stride = (process.steps - 1) / (steps - 1)
+    indices = torch.arange(steps, dtype=torch.float64).flip(0) * stride
+    return _then_clean(process, indices.round())
+
+
+class Grid(Protocol):
+    """A kind of time grid as a value: what a run's settings hold."""
+
+    def __call__(self, process: Process, steps: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class UniformGrid:
+    """uniform_times."""
+
+    t_min: float = 0.0
+
+    def __call__(self, process: Process, steps: int) -> Tensor:
+        return uniform_times(process, steps, self.t_min)
+
+
+@dataclass(frozen=True)
+class KarrasGrid:
+    """karras_times."""
+
+    sigma_min: float = 0.002
+    sigma_max: float | None = None
+    rho: float = 7.0
+
+    def __call__(self, process: Process, steps: int) -> Tensor:
+        return karras_times(process, steps, self.sigma_min, self.sigma_max, self.rho)
+
+
+def _discrete(process: Process, grid: str) -> DiscreteVP:
+    if not isinstance(process, DiscreteVP):
+        raise ValueError(
+            f"{grid} picks among the steps of a table of betas, and {process} has none. "
+            "Use UniformGrid or KarrasGrid."
+        )
+    return process
+
+
+@dataclass(frozen=True)
+class LeadingGrid:
+    """leading_times."""
+
+    offset: int = 0
+
+    def __call__(self, process: Process, steps: int) -> Tensor:
+        return leading_times(_discrete(process, "LeadingGrid"), steps, self.offset)
+
+
+@dataclass(frozen=True)
+class TrailingGrid:
+    """trailing_times."""
+
+    def __call__(self, process: Process, steps: int) -> Tensor:
+        return trailing_times(_discrete(process, "TrailingGrid"), steps)
+
+
+@dataclass(frozen=True)
+class LinspaceGrid:
+    """linspace_times."""
+
+    def __call__(self, process: Process, steps: int) -> Tensor:
+        return linspace_times(_discrete(process, "LinspaceGrid"), steps)

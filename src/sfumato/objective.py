@@ -32,6 +32,9 @@ class Weight(Protocol):
 class Objective(Protocol):
     """The loss of each example, (B,), for clean images, (B, ...), uniforms, (B,), and noise."""
 
+    @property
+    def times(self) -> Times: ...
+
     def __call__(
         self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, u: Tensor, eps: Tensor
     ) -> Tensor: ...
@@ -44,10 +47,14 @@ def stratified(n: int, generator: torch.Generator | None = None) -> Tensor:
     return ((cells + inside) / n).clamp(1e-9, 1 - 1e-9)  # ndtri is infinite at 0 and 1
 
 
-def draws(x0: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """(u, eps) for one batch: stratified uniforms and normal noise shaped like x0."""
-    u = stratified(len(x0), generator)
-    return u, torch.randn(x0.shape, generator=generator).to(x0)
+def draws(images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """(u, eps) for one batch: stratified uniforms and normal noise shaped like images.
+
+    The noise is drawn on the CPU, in the images' dtype, or in float32 for uint8 images.
+    """
+    u = stratified(len(images), generator)
+    dtype = images.dtype if images.is_floating_point() else torch.float32
+    return u, torch.randn(images.shape, generator=generator, dtype=dtype).to(images.device)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,10 @@ class EDMPreconditioning:
 
     def check(self, process: Process) -> None:
         if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data = {self.sigma_data}; the data's deviation is positive.")
+            raise ValueError(
+                f"sigma_data = {self.sigma_data}; it is the data's standard deviation, above 0: "
+                "x0.std(). Training from the command line measures it where it is 0."
+            )
         why = "where log(sigma / alpha), which the network is told, is infinite."
         remedy = "Use PredictV or PredictVelocity, or train on Karras()."
         _refuse_zero_signal("EDMPreconditioning", process, why, remedy)

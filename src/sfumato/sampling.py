@@ -44,9 +44,9 @@ class SeededNoise:
         return torch.stack(draws).to(x)
 
 
-def prior(process: Process, noise: Tensor) -> Tensor:
-    """Standard normal noise, (B, ...), scaled to be x at t_max."""
-    end = torch.tensor(process.t_max, dtype=torch.float64)
+def prior(process: Process, noise: Tensor, t: Tensor | None = None) -> Tensor:
+    """Standard normal noise, (B, ...), scaled to be x at t, the first of the times; or at t_max."""
+    end = torch.tensor(process.t_max, dtype=torch.float64) if t is None else t
     return match_dims(process.sigma(end), noise) * noise
 
 

@@ -1,0 +1,38 @@
+"""The `sfumato` command; `python -m sfumato` is the same."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command that was typed; a mistake of the caller's is one line and exit code 2."""
+    from .arguments import Demo, Info, Sample, Train, UsageError, parse
+
+    if sys.argv[1:] in (["--version"], ["version"]):
+        from . import __version__
+
+        print("sfumato", __version__)
+        return
+    try:
+        command = parse(sys.argv[1:])
+        if isinstance(command, Info):
+            from .commands.info import run_info
+
+            run_info(command)
+        elif isinstance(command, Sample):
+            from .commands.sample import run_sample
+
+            run_sample(command)
+        elif isinstance(command, Train):
+            from .commands.train import run_train
+
+            run_train(command)
+        elif isinstance(command, Demo):
+            from .commands.demo import run_demo
+
+            run_demo(command)
+    except (UsageError, ValueError, FileNotFoundError, FloatingPointError) as error:
+        sys.exit(f"sfumato: {error}")
+
+
+if __name__ == "__main__":
+    main()

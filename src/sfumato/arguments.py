@@ -1,0 +1,292 @@
+"""The command line's flags as dataclasses, and what is done about mistyped ones.
+
+Nothing here imports torch, so that --help and a typo answer at once.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+Sampler = Literal[
+    "heun", "dpm++2m", "ddim", "ddpm", "ddpm-large", "euler", "euler-maruyama", "churn"
+]
+GridName = Literal["karras", "uniform", "leading", "trailing", "linspace"]
+Device = str
+Settings = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        name="set",
+        metavar="FIELD=VALUE ...",
+        help="any field of run.json, dotted: train.betas='[0.9, 0.95]' network.dropout=0.1 "
+        "process=CosineBetas; `sfumato train ... --dry-run` prints them all.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train on the built-in digits for some minutes, draw digits class by class, show the losses."""
+
+    time: str = "150s"
+    """How long to train: 90s, 3m, 1h."""
+    out: Path | None = None
+    """Folder to make; default runs/demo, runs/demo-2, ..."""
+    seed: int = 0
+    device: Device = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model on a recipe or on images of your own."""
+
+    source: tyro.conf.Positional[str] = ""
+    """RECIPE (digits, digits_ddpm, digits_flow, or your own FILE.py:FUNCTION), DATA (a folder, an
+    archive, IDX files) or the folder of a run to resume."""
+    out: Path | None = None
+    """Folder to make; default runs/NAME, never one that exists."""
+    name: str | None = None
+    """Name of the run, for the folder."""
+    resume: bool = False
+    """Go on with the run in --out (default: the newest of this name) from its last checkpoint."""
+    config: Path | None = None
+    """A run.json to start from; flags override it."""
+    preset: Literal["tiny", "small", "base"] = "small"
+    """Size of the network for DATA."""
+    time: str | None = None
+    """Budget as wall time: 90s, 20m, 8h."""
+    steps: int | None = None
+    """Budget in optimizer steps."""
+    images: int | None = None
+    """Budget in training images shown."""
+    batch: int | None = None
+    """Images of an optimizer step, in all."""
+    micro_batch: int | None = None
+    """Images run at once; less memory, the same result."""
+    lr: float | None = None
+    """Peak learning rate."""
+    warmup: int | None = None
+    """Steps until the rate is reached."""
+    ema: float | None = None
+    """Width of the weights' average, as a share of the run so far (0.1)."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """Of the network's arithmetic; auto times both."""
+    seed: int | None = None
+    """Decides the weights, the order, the noise: same seed, same run."""
+    size: int | None = None
+    """Side of the images, after a centre crop."""
+    channels: int | None = None
+    """1 grey, 3 RGB."""
+    limit: int | None = None
+    """Use only so many images."""
+    labels: bool = True
+    """--no-labels ignores the classes."""
+    flip: bool = False
+    """Mirror half of the images; not for digits and letters."""
+    label_dropout: float | None = None
+    """Share of labels dropped in training, so that guidance works (0.1)."""
+    sampler: Sampler | None = None
+    """For the previews and as the run's default."""
+    sample_steps: int | None = None
+    guidance: float | None = None
+    """Scale of classifier-free guidance: 1 as trained."""
+    previews: int | None = None
+    """How many sample grids and held-out losses to make on the way."""
+    save_every: int | None = None
+    """Steps between checkpoints; default every 5 minutes."""
+    device: Device = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    settings: Settings = ()
+    dry_run: Annotated[bool, tyro.conf.arg(aliases=["-n"])] = False
+    """Print the settled plan and stop."""
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw images from a run; image k depends on its own seed only."""
+
+    run: tyro.conf.Positional[str]
+    """A run's folder, its name in runs/, or 'last'."""
+    seeds: str | None = None
+    """0-99 or 1,2,5-9: one image a seed; default enough for the grid."""
+    count: Annotated[int | None, tyro.conf.arg(aliases=["-c"])] = None
+    """How many images, with seeds from 0; instead of --seeds."""
+    label: str | None = None
+    """A class by name or number, or several: 3 or cat,dog; default all in turn, a class a row."""
+    columns: int = 10
+    """Images a row of the grid."""
+    sampler: Sampler | None = None
+    """Default: the run's own."""
+    steps: int | None = None
+    grid: GridName | None = None
+    """Spacing of the times."""
+    eta: float = 0.0
+    """Noise of ddim: 0 none, 1 as DDPM."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance: 1 as trained, more is bolder."""
+    clipped: bool = False
+    """Keep the estimate of x0 in [-1, 1]."""
+    raw: bool = False
+    """The weights themselves instead of their average (EMA)."""
+    film: bool = True
+    """Also write the denoising film; --no-film saves the time."""
+    files: bool = False
+    """Also a PNG an image, named by its seed."""
+    out: Path | None = None
+    """Folder for the pictures; default RUN/drawn, RUN/drawn-2, ..."""
+    batch: int = 128
+    """Images drawn at once."""
+    device: Device = "auto"
+    precision: Literal["fp32", "bf16"] | None = None
+    """Default: as trained."""
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Info:
+    """Tell what a run, a data set or a picture made by sfumato is."""
+
+    thing: tyro.conf.Positional[str]
+    """RUN, DATA or IMAGE."""
+
+
+COMMANDS: dict[str, Any] = {"demo": Demo, "train": Train, "sample": Sample, "info": Info}
+
+PEERS = {  # what other programs call it: what it is here
+    "learning-rate": "--lr",
+    "train-lr": "--lr",
+    "lr0": "--lr",
+    "train-batch-size": "--batch (the images of a step in all, not a device's)",
+    "batch-size": "--batch (the images of a step in all, not a device's)",
+    "batch-gpu": "--micro-batch",
+    "gradient-accumulation-steps": "--micro-batch (the images run at once; --batch stays the total)",
+    "gradient-accumulate-every": "--micro-batch (the images run at once; --batch stays the total)",
+    "num-epochs": "--images (epochs x number of images) or --time",
+    "num-train-epochs": "--images (epochs x number of images) or --time",
+    "epochs": "--images (epochs x number of images) or --time",
+    "duration": "--images or --time",
+    "max-train-steps": "--steps",
+    "train-num-steps": "--steps",
+    "max-steps": "--steps",
+    "iters": "--steps",
+    "output-dir": "--out",
+    "outdir": "--out",
+    "results-folder": "--out",
+    "project": "--out",
+    "train-data-dir": "a positional argument: sfumato train FOLDER",
+    "dataset-name": "a positional argument: sfumato train FOLDER",
+    "data": "a positional argument: sfumato train FOLDER",
+    "data-dir": "a positional argument: sfumato train FOLDER",
+    "folder": "a positional argument: sfumato train FOLDER",
+    "resolution": "--size",
+    "image-size": "--size",
+    "imgsz": "--size",
+    "mixed-precision": "--precision",
+    "fp16": "--precision bf16",
+    "bf16": "--precision bf16",
+    "amp": "--precision bf16",
+    "use-ema": "on always; --ema sets its width",
+    "ema-decay": "--ema (its width as a share of the run, so that no decay needs guessing)",
+    "lr-warmup-steps": "--warmup",
+    "lr-warmup": "--warmup",
+    "resume-from-checkpoint": "--resume",
+    "num-inference-steps": "--steps (sfumato sample)",
+    "sampling-timesteps": "--steps (sfumato sample)",
+    "guidance-scale": "--guidance",
+    "cfg": "--guidance",
+    "cfg-scale": "--guidance",
+    "w": "--guidance (its scale is 1 + w)",
+    "num-samples": "--count",
+    "n-samples": "--count",
+    "class-cond": "on where the images have labels; --no-labels turns it off",
+    "random-flip": "--flip",
+    "horizontal-flip": "--flip",
+    "checkpointing-steps": "--save-every",
+    "save-model-epochs": "--save-every",
+    "workers": "not needed: images are decoded once and kept in memory",
+    "dataloader-num-workers": "not needed: images are decoded once and kept in memory",
+}
+
+
+class UsageError(Exception):
+    """What was typed can't be understood; the message says what to type."""
+
+
+def _spelling(flag: str) -> str:
+    return flag.lstrip("-").partition("=")[0].replace("_", "-").lower()
+
+
+def rewrite(argv: Sequence[str]) -> list[str]:
+    """key=value as --key value, and dotted.key=value as --set.
+
+    Raises: UsageError for a command or flag that another program has, or a command mistyped.
+    """
+    words, settings = [], []
+    for word in argv[1:]:
+        if match := re.fullmatch(r"([A-Za-z_][\w]*(?:\.[\w]+)+)=(.*)", word, re.DOTALL):
+            settings.append(word)
+        elif match := re.fullmatch(r"([A-Za-z_]\w*)=(.*)", word, re.DOTALL):
+            words += [f"--{match[1].replace('_', '-')}", match[2]]
+        else:
+            words.append(word)
+    command = argv[0] if argv else "--help"
+    _check_command(command)
+    cls = COMMANDS.get(command)
+    known = {field.name for field in fields(cls)} if cls else set()
+    for word in words:
+        name = _spelling(word)
+        if word.startswith("--") and name in PEERS and name.replace("-", "_") not in known:
+            raise UsageError(
+                f"{word.partition('=')[0]} is another program's; here it is {PEERS[name]}."
+            )
+    return [command, *words, *(["--set", *settings] if settings else [])]
+
+
+def _check_command(command: str) -> None:
+    if command.startswith("-") or command in COMMANDS:
+        return
+    close = difflib.get_close_matches(command, COMMANDS, n=1)
+    hint = f"did you mean `sfumato {close[0]}`?" if close else f"there is {', '.join(COMMANDS)}."
+    raise UsageError(f"sfumato has no command {command!r}; {hint}")
+
+
+def seconds(text: str) -> float:
+    """90, 90s, 20m, 1.5h, 2d or 1h30m as seconds. Raises UsageError for anything else."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+        return sum(float(number) * units[unit] for number, unit in parts)
+    raise UsageError(f"{text!r} is no time; write 90s, 20m, 1h30m or 2d.")
+
+
+def numbers(text: str) -> list[int]:
+    """ "0-3,7" as [0, 1, 2, 3, 7]. Raises UsageError for anything else."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise UsageError(f"{text!r} is no list of seeds; write 0-63 or 1,2,5-9.")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+def parse(argv: Sequence[str]) -> Demo | Train | Sample | Info:
+    """The command that was typed; prints help or what is wrong and exits where there is none."""
+    words = rewrite(argv)
+    if words[0] in COMMANDS:
+        return tyro.cli(COMMANDS[words[0]], args=words[1:], prog=f"sfumato {words[0]}")
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        args=words,
+        prog="sfumato",
+        description="Train, sample, measure and understand image diffusion models of your own.",
+    )

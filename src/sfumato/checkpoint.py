@@ -1,0 +1,100 @@
+"""Checkpoints: a training state as a folder of safetensors and JSON, no pickle.
+
+    RUN/checkpoints/step-0001000/{weights,average,optimizer}.safetensors, state.json, manifest.json
+
+`average` holds the weights' average (EMA), which sampling uses.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from .storage import DamagedError, clear_unfinished, commit_folder, read_folder
+from .training import TrainState, load_optimizer, optimizer_tensors
+
+FORMAT = 1
+Say = Callable[[str], None]
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def files_of(state: TrainState) -> dict[str, bytes]:
+    """The content of a checkpoint's files."""
+    moments, groups = optimizer_tensors(state)
+    scalars = {
+        "format": FORMAT,
+        "step": state.step,
+        "seconds": state.seconds,
+        "previews": state.previews,
+        "optimizer_groups": groups,
+    }
+    return {
+        "weights.safetensors": save(_plain(state.model.state_dict())),
+        "average.safetensors": save(_plain(state.average.state_dict())),
+        "optimizer.safetensors": save(_plain(moments)),
+        "state.json": json.dumps(scalars, indent=1).encode(),
+    }
+
+
+def restore(state: TrainState, files: dict[str, bytes]) -> None:
+    """Make `state`, freshly built from the same run.json, the saved one.
+
+    Raises: ValueError where the files are of a newer format or another network.
+    """
+    scalars = json.loads(files["state.json"])
+    if scalars["format"] > FORMAT:
+        raise ValueError(
+            f"the checkpoint has format {scalars['format']}, this sfumato reads up to {FORMAT}: "
+            "update sfumato."
+        )
+    try:
+        state.model.load_state_dict(load(files["weights.safetensors"]))
+        state.average.load_state_dict(load(files["average.safetensors"]))
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint is of another network than run.json: {error}") from error
+    load_optimizer(state, load(files["optimizer.safetensors"]), scalars["optimizer_groups"])
+    state.step, state.seconds = scalars["step"], scalars["seconds"]
+    state.previews = scalars["previews"]
+
+
+def folders(run: Path) -> list[Path]:
+    """The run's committed checkpoints, oldest first."""
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix == "")
+
+
+def write(run: Path, state: TrainState, keep: int) -> Path:
+    """Commit a checkpoint of this step, then remove all but the newest `keep`."""
+    target = run / "checkpoints" / f"step-{state.step:09d}"
+    if not target.exists():
+        commit_folder(target, files_of(state))
+    for old in folders(run)[: -max(1, keep)]:
+        _remove(old)
+    return target
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint so that a crash half-way can't leave a part under its name."""
+    doomed = folder.with_name(f".unfinished-{folder.name}")
+    folder.rename(doomed)
+    clear_unfinished(folder.parent)
+
+
+def newest(run: Path, say: Say | None = None) -> tuple[Path, dict[str, bytes]] | None:
+    """The newest checkpoint that is whole, and its files; None where there is none.
+
+    A damaged one is renamed to NAME.corrupt, said so, and the one before it is tried.
+    """
+    for folder in reversed(folders(run)):
+        try:
+            return folder, read_folder(folder)
+        except DamagedError as error:
+            aside = folder.with_name(folder.name + ".corrupt")
+            folder.rename(aside)
+            if say is not None:
+                say(f"Damaged checkpoint: {error} It is now {aside.name}; the one before is taken.")
+    return None

@@ -1,0 +1,27 @@
+"""sfumato demo: digits, drawn by a model that was trained just now."""
+
+from ..arguments import Demo, Sample, Train
+from ..assembly import pick_device
+from ..console import Reporter
+from ..page import write_page
+from ..planning import plan
+from .sample import load_run, make_film, order_of
+from .train import Trainer
+
+
+def run_demo(args: Demo) -> None:
+    """Train the digits recipe for args.time, then the labelled grid, the film and the page."""
+    train = Train(source="digits", name="demo", time=args.time, seed=args.seed, device=args.device)
+    run, data = plan(train)
+    device = pick_device(args.device)
+    folder = Trainer(run, data, device, args.quiet).start(None, args.out)
+    with Reporter(folder / "log.txt", quiet=args.quiet) as reporter:
+        loaded = load_run(str(folder), device)
+        order = order_of(Sample(run=str(folder)), loaded)
+        make_film(loaded, run.sampling, folder / "film.webp", order)
+        write_page(folder)
+        reporter.say(
+            f"Look at {folder / 'samples.png'}: ten rows, a digit a row, none of them real."
+        )
+        reporter.say(f"The film of how they came out of noise: {folder / 'film.webp'}")
+        reporter.say(f"Everything on one page: {folder / 'index.html'}")

@@ -1,0 +1,213 @@
+"""sfumato train: from a plan to a folder with a trained model in it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .. import checkpoint
+from ..arguments import Train
+from ..assembly import batches, build, held_out_batch, loss_of, pick_device, settle_precision
+from ..config import Run, dumps, loads
+from ..console import Reporter, count, duration, short
+from ..data import ImageData, fingerprint, split
+from ..folder import (
+    DataCard,
+    new_folder,
+    read_card,
+    read_metrics,
+    rewind_metrics,
+    write_card,
+)
+from ..networks.describe import flops, parameter_count
+from ..pictures import data_preview, grid, save_png
+from ..planning import check_same, fields_of, plan, resume_folder
+from ..plots import loss_figure
+from ..session import Session, StopRequest
+from ..storage import clear_unfinished, write_file
+from ..training import TrainState, train
+
+
+def run_train(args: Train) -> None:
+    """Plan, then print the plan, or train a new run, or go on with an old one."""
+    source_is_run = (Path(args.source) / "run.json").is_file()
+    if source_is_run:
+        args = replace(
+            args, config=Path(args.source) / "run.json", resume=True, out=Path(args.source)
+        )
+        args = replace(args, source="")
+    device = pick_device(args.device)
+    run, data = plan(args)
+    if args.dry_run:
+        print_plan(run, data, device)
+        return
+    folder = resume_folder(args, run.name) if args.resume else None
+    Trainer(run, data, device, args.quiet).start(folder, args.out)
+
+
+def print_plan(run: Run, data: ImageData, device: torch.device) -> None:
+    """What --dry-run shows: the facts, then every field as --set takes it."""
+    reporter = Reporter()
+    reporter.header(f"plan of {run.name}", facts(run, data, device, None))
+    reporter.say()
+    for path, value in fields_of(run).items():
+        reporter.say(f"  {path}={value}")
+
+
+def budget_words(run: Run) -> str:
+    """The budget as people say it."""
+    train = run.train
+    parts = []
+    if train.steps is not None:
+        parts.append(f"{count(train.steps)} steps")
+    if train.images is not None:
+        parts.append(f"{count(train.images)} images")
+    if train.seconds is not None:
+        parts.append(duration(train.seconds))
+    return " or ".join(parts)
+
+
+def facts(run: Run, data: ImageData, device: torch.device, folder: Path | None) -> dict[str, str]:
+    """The block that is printed before training."""
+    network = run.network.build()
+    shape = (data.channels, *data.size)
+    forward = flops(network, shape)
+    micro = run.train.micro_batch or run.train.batch
+    parts = -(-run.train.batch // micro)
+    described = {
+        "device": f"{device}, {torch.get_num_threads()} threads"
+        if device.type == "cpu"
+        else f"{device}, {torch.cuda.get_device_name(device) if device.type == 'cuda' else ''}",
+        "data": data.describe(),
+        "process": str(run.process),
+        "network": f"{count(parameter_count(network))} parameters, {short(forward, 'FLOP')} an image "
+        f"forward, about {short(3 * forward, 'FLOP')} in training; predicts by "
+        f"{type(run.parameterization).__name__}",
+        "plan": f"{budget_words(run)}, batch {run.train.batch}"
+        + (f" in {parts} parts" if parts > 1 else "")
+        + f", lr {run.train.lr:g}, seed {run.train.seed}",
+    }
+    if folder is not None:
+        described["folder"] = str(folder)
+    return described
+
+
+class Trainer:
+    """One run of `sfumato train`, new or resumed."""
+
+    def __init__(self, run: Run, data: ImageData, device: torch.device, quiet: bool) -> None:
+        self.run, self.device, self.quiet = run, device, quiet
+        held_out = min(run.data.held_out, len(data) // 10)
+        self.data = data
+        self.train_data: ImageData = data
+        self.held_data: ImageData | None = None
+        if held_out:
+            self.train_data, self.held_data = split(data, held_out)
+
+    def start(self, resume: Path | None, out: Path | None) -> Path:
+        """Train until the budget is spent or Ctrl-C; the run's folder."""
+        wanted = out or Path("runs") / self.run.name
+        folder = resume or new_folder(wanted.parent, wanted.name)
+        with (
+            Reporter(folder / "log.txt", self.quiet) as reporter,
+            StopRequest().listening() as stop,
+        ):
+            state, session = self._prepare(folder, resume is not None, reporter, stop)
+            self._loop(state, session)
+            self._finish(state, session)
+        return folder
+
+    def _prepare(
+        self, folder: Path, resumed: bool, reporter: Reporter, stop: StopRequest
+    ) -> tuple[TrainState, Session]:
+        card = self._card()
+        if resumed:
+            self._check_data(folder, card)
+            saved = loads((folder / "run.json").read_text("utf-8"))
+            precision = saved.precision if self.run.precision == "auto" else self.run.precision
+            self.run = check_same(saved, replace(self.run, precision=precision))
+        else:
+            self.run, reason = settle_precision(self.run, self.train_data, self.device)
+        reporter.header(
+            f"{'going on with' if resumed else 'training'} {self.run.name}",
+            facts(self.run, self.data, self.device, folder),
+        )
+        if not resumed:
+            reporter.say(f"  precision  {reason}")
+        write_file(folder / "run.json", dumps(self.run).encode())
+        write_card(folder, card)
+        state = TrainState.fresh(build(self.run, self.device), self.run.train)
+        if resumed:
+            self._restore(folder, state, reporter)
+        else:
+            picture = data_preview(self.train_data.images, card.class_names, self.train_data.labels)
+            save_png(picture, folder / "data-preview.png", {"data": card.name})
+        held = (
+            None
+            if self.held_data is None
+            else held_out_batch(self.run, self.held_data, self.device)
+        )
+        return state, Session(self.run, folder, card, held, self.device, reporter, stop)
+
+    def _card(self) -> DataCard:
+        data = self.data
+        return DataCard(
+            name=data.name,
+            source=data.source,
+            fingerprint=fingerprint(data),
+            images=len(data),
+            channels=data.channels,
+            size=data.size,
+            class_names=data.class_names,
+        )
+
+    def _check_data(self, folder: Path, card: DataCard) -> None:
+        before = read_card(folder)
+        if before.fingerprint != card.fingerprint:
+            raise ValueError(
+                f"the images are not those that the run began with: it had {before.images:,} of "
+                f"{before.size}, now there are {card.images:,} of {card.size}, or their pixels or "
+                "labels changed. Bring the old ones back, or start a new run."
+            )
+
+    def _restore(self, folder: Path, state: TrainState, reporter: Reporter) -> None:
+        if (folder / "checkpoints").exists():
+            clear_unfinished(folder / "checkpoints")
+        found = checkpoint.newest(folder, reporter.warn)
+        if found is None:
+            reporter.warn("no checkpoint was saved before the stop; the run begins at step 0.")
+            rewind_metrics(folder, 0)
+            return
+        path, files = found
+        checkpoint.restore(state, files)
+        rewind_metrics(folder, state.step)
+        reporter.say(f"  goes on at step {state.step:,} of {path.name}")
+
+    def _loop(self, state: TrainState, session: Session) -> None:
+        step_batch = batches(self.run, self.train_data, self.device)
+        train(state, loss_of(self.run), step_batch, self.run.train, session)
+
+    def _finish(self, state: TrainState, session: Session) -> None:
+        folder, say = session.folder, session.reporter.say
+        if session.stop.asked:
+            say(f"Stopped and saved at step {state.step:,}. Go on with: sfumato train {folder}")
+            return
+        images = session.draw(state.average, 10, self.run.sampling)  # type: ignore[arg-type]
+        picture = grid(images, columns=10, row_labels=session.row_labels())
+        save_png(picture, folder / "samples.png", session.settings(state, self.run.sampling))
+        rows = read_metrics(folder)
+        loss_figure(rows, folder / "loss.png")
+        _write_page(folder)
+        held = [row for row in rows if row["kind"] == "held_out"]
+        best = f", held-out loss {held[-1]['ema']:.4f}" if held else ""
+        say(f"Done: {state.step:,} steps in {duration(state.seconds)}{best}.")
+        say(
+            f"Pictures: {folder / 'samples.png'}, {folder / 'loss.png'}; all in {folder / 'index.html'}"
+        )
+        say(f"Next: sfumato sample {folder}")
+
+
+def _write_page(folder: Path) -> None:
+    from ..page import write_page
+
+    write_page(folder)

@@ -1,0 +1,236 @@
+"""What a run is: frozen values all the way down, written as run.json and read back.
+
+    {"kind": "Run", "process": {"kind": "CosineBetas", "steps": 1000, ...}, ...}
+
+The objects are their own configuration. KINDS is the whole list of what a file may name.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from . import bound, discrete, grids, objective, parameterization, process, solvers, training
+from .networks.unet import UNetConfig
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and what is random about them.
+
+    source: a built-in name or a path. size: side after the centre crop; None keeps the images'.
+    held_out: images kept out of training for the held-out loss, at most a tenth of all.
+    label_dropout: the share of labels that become the null class, for classifier-free guidance.
+    """
+
+    source: str = "digits"
+    size: int | None = None
+    channels: int | None = None
+    limit: int | None = None
+    labels: bool = True
+    held_out: int = 512
+    flip: bool = False
+    label_dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How images are drawn from the finished run, and in its previews.
+
+    guidance: classifier-free scale, 1 as trained. clipped: keep x0 in [-1, 1].
+    """
+
+    solver: solvers.Solver = solvers.Heun()
+    grid: grids.Grid = grids.KarrasGrid()
+    steps: int = 18
+    guidance: float = 1.0
+    clipped: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides what a training run does; see `sfumato train --help` for the flags.
+
+    network's channels and classes and an EDM sigma_data of 0 are filled in from the data.
+    """
+
+    name: str
+    data: DataConfig
+    process: process.Process
+    parameterization: parameterization.Parameterization
+    objective: objective.Objective
+    network: UNetConfig
+    train: training.TrainConfig
+    sampling: SamplingConfig = SamplingConfig()
+    learned_variance: bool = False
+    precision: str = "auto"
+    recipe: str = ""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision = {self.precision!r}; it is one of {', '.join(PRECISIONS)}."
+            )
+
+
+ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is asked for
+    process.Process: (
+        *(process.LinearVP, process.SubVP, process.Karras, process.RectifiedFlow),
+        *(process.Trigonometric, discrete.LinearBetas, discrete.ScaledLinearBetas),
+        *(discrete.SigmoidBetas, discrete.CosineBetas),
+    ),
+    parameterization.Parameterization: (
+        *(parameterization.PredictNoise, parameterization.PredictData, parameterization.PredictV),
+        *(parameterization.PredictVelocity, parameterization.EDMPreconditioning),
+    ),
+    objective.Times: (
+        *(objective.UniformTimes, objective.DiscreteTimes, objective.LogNormalTimes),
+        objective.LogitNormalTimes,
+    ),
+    objective.Weight: (
+        *(objective.OutputMSE, objective.DataMSE, objective.EDMWeight, objective.MinSNR),
+    ),
+    objective.Objective: (objective.Denoising, bound.VariationalBound, bound.Hybrid),
+    solvers.Solver: (
+        *(solvers.DDIM, solvers.Ancestral, solvers.Euler, solvers.Heun, solvers.DPMSolverPP2M),
+        *(solvers.EulerMaruyama, solvers.Churn),
+    ),
+    grids.Grid: (
+        *(grids.UniformGrid, grids.KarrasGrid, grids.LeadingGrid, grids.TrailingGrid),
+        grids.LinspaceGrid,
+    ),
+    training.Schedule: (training.Constant, training.LinearDecay, training.CosineDecay),
+}
+KINDS: dict[str, Any] = {
+    cls.__name__: cls
+    for group in (
+        *ROLES.values(),
+        (training.TrainConfig, UNetConfig, DataConfig, SamplingConfig, Run),
+    )
+    for cls in group
+}
+
+
+def near(name: str, names: typing.Iterable[str]) -> str:
+    """A hint that names the nearest of the valid names, or all of them."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=2)
+    return f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(names)}."
+
+
+def to_dict(value: Any) -> Any:
+    """A configuration as JSON-ready dicts, lists and scalars; infinity becomes "inf"."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, tuple):
+        return [to_dict(item) for item in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def from_dict(value: Any, where: str = "run") -> Any:
+    """Undo to_dict.
+
+    Raises: ValueError for an unknown kind or field, or a value of another type, saying where.
+    """
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"{where}: no kind {kind!r} is known; {near(str(kind), KINDS)}")
+    cls = KINDS[kind]
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    settings = {}
+    for name, raw in value.items():
+        if name == "kind":
+            continue
+        if name not in names:
+            raise ValueError(f"{where}: {kind} has no field {name!r}; {near(name, names)}")
+        settings[name] = typed(from_dict(raw, f"{where}.{name}"), hints[name], f"{where}.{name}")
+    try:
+        return cls(**settings)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def typed(value: Any, hint: Any, where: str) -> Any:
+    """The value as what the annotation asks for: lists to tuples, 1 to 1.0, "inf" to infinity.
+
+    Raises: ValueError where it is something else.
+    """
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None) and value is None:
+            return None
+        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
+            inner = typing.get_args(option)[0]
+            return tuple(typed(item, inner, where) for item in value)
+        if option is float and _is_number(value):
+            return float(value)
+        if option in (int, bool, str) and type(value) is option:
+            return value
+        if type(value) in ROLES.get(option, (option,)) and dataclasses.is_dataclass(value):
+            return value
+    accepted = [cls for option in options for cls in ROLES.get(option, (option,))]
+    wanted = " or ".join(getattr(option, "__name__", str(option)) for option in accepted)
+    raise ValueError(f"{where} = {value!r}; {wanted} is wanted.")
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in (
+        "inf",
+        "-inf",
+    )
+
+
+T = TypeVar("T")
+
+
+def override(config: T, path: str, text: str, where: str = "run") -> T:
+    """The configuration with the field at a dotted path replaced by what text says.
+
+    Text is JSON, or a bare word for a string or a kind's name: "train.lr" "3e-4",
+    "process" "CosineBetas", "network.multipliers" "[1, 2, 2]".
+    """
+    name, _, rest = path.partition(".")
+    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    if name not in names:
+        raise ValueError(f"{where} has no field {name!r}; {near(name, names)}")
+    here = f"{where}.{name}"
+    if rest:
+        inner = getattr(config, name)
+        if not dataclasses.is_dataclass(inner):
+            raise ValueError(f"{here} is {inner!r}, which has no fields; {rest!r} was asked for.")
+        return dataclasses.replace(config, **{name: override(inner, rest, text, here)})  # type: ignore[type-var]
+    value = _read(text)
+    if isinstance(value, str) and value in KINDS:
+        value = {"kind": value}
+    hint = typing.get_type_hints(type(config))[name]
+    return dataclasses.replace(config, **{name: typed(from_dict(value, here), hint, here)})  # type: ignore[type-var]
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def dumps(run: Run) -> str:
+    """run.json's text."""
+    return json.dumps(to_dict(run), indent=1)
+
+
+def loads(text: str) -> Run:
+    """Undo dumps. Raises ValueError where the text is not a run's."""
+    run = from_dict(json.loads(text))
+    if not isinstance(run, Run):
+        raise ValueError(f"the file describes a {type(run).__name__}, not a Run.")
+    return run

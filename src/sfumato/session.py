@@ -1,0 +1,175 @@
+"""A training run in its folder: what the loop's hooks write, print and draw."""
+
+import resource
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from . import checkpoint
+from .assembly import by_level, level_log_snr, loss_of
+from .config import Run, SamplingConfig, to_dict
+from .console import Progress, Reporter
+from .denoiser import Denoiser
+from .folder import DataCard, append_metrics, read_metrics
+from .generation import Order, class_rows, draw
+from .grids import KarrasGrid
+from .pictures import grid, save_png
+from .plots import loss_figure
+from .solvers import DPMSolverPP2M
+from .training import Batch, TrainState, losses_of
+
+LEVELS = 8  # equal shares of the training times, each with a held-out loss of its own
+EVERY_STEP_UNTIL = 2_000  # after that every tenth step gets a row, or days would fill the disk
+
+
+def preview_of(sampling: SamplingConfig) -> SamplingConfig:
+    """Settings for a quick look: twelve network calls, whatever the run's own sampler takes."""
+    if sampling.steps <= 12:
+        return sampling
+    return replace(sampling, solver=DPMSolverPP2M(), grid=KarrasGrid(), steps=12)
+
+
+def memory_gb(device: torch.device) -> float:
+    """The most memory used so far, in GB: the GPU's, or this process's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM become a wish that the loop grants after its step; a second one kills."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    @contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Listen for both signals within the block."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self) for number in signals]
+        try:
+            yield self
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
+
+
+@dataclass
+class Session:
+    """The hooks of one training run; see training.Hooks."""
+
+    run: Run
+    folder: Path
+    card: DataCard
+    held_out: Batch | None
+    device: torch.device
+    reporter: Reporter
+    stop: StopRequest
+    recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=50))
+
+    def stopped(self) -> bool:
+        return self.stop.asked
+
+    def log(self, state: TrainState, scalars: dict[str, float]) -> None:
+        """A row in metrics.jsonl and the live line."""
+        speed = self._images_per_second(state.step)
+        budget, images = self.run.train, state.step * self.run.train.batch
+        memory = memory_gb(self.device)
+        if state.step <= EVERY_STEP_UNTIL or state.step % 10 == 0:
+            row = {"kind": "train", "step": state.step, "images": images}
+            row |= {"seconds": round(state.seconds, 3), **scalars}
+            row |= {"images_per_s": round(speed, 1), "memory_gb": round(memory, 3)}
+            append_metrics(self.folder, row)
+        steps = budget.steps or (budget.images and -(-budget.images // budget.batch))
+        self.reporter.progress(
+            Progress(
+                step=state.step,
+                seconds=state.seconds,
+                loss=scalars["loss"],
+                images_per_s=speed,
+                lr=scalars["lr"],
+                memory_gb=memory,
+                steps=steps or None,
+                budget_s=budget.seconds,
+            )
+        )
+
+    def _images_per_second(self, step: int) -> float:
+        """Over the last fifty steps; previews and saves between them left out."""
+        now = time.monotonic()
+        self.recent.append((now, step))
+        (then, first), n = self.recent[0], len(self.recent)
+        return (step - first) * self.run.train.batch / (now - then) if n > 1 else 0.0
+
+    def preview(self, state: TrainState) -> None:
+        """The held-out loss of weights and average, a grid from fixed seeds, the loss figure."""
+        self._evaluate(state)
+        denoiser: Denoiser = state.average  # type: ignore[assignment]
+        images = self.draw(denoiser, 4, preview_of(self.run.sampling))
+        picture = grid(images, columns=4, row_labels=self.row_labels())
+        path = self.folder / "samples" / f"step-{state.step:07d}.png"
+        path.parent.mkdir(exist_ok=True)
+        save_png(picture, path, self.settings(state, preview_of(self.run.sampling)))
+        loss_figure(read_metrics(self.folder), self.folder / "loss.png")
+        self.recent.clear()
+
+    def _evaluate(self, state: TrainState) -> None:
+        if self.held_out is None:
+            return
+        most, loss = self.run.train.micro_batch or self.run.train.batch, loss_of(self.run)
+        raw = losses_of(state.model, loss, self.held_out, most)
+        average = losses_of(state.average, loss, self.held_out, most)
+        row: dict[str, Any] = {"kind": "held_out", "step": state.step}
+        row |= {"images": state.step * self.run.train.batch, "seconds": round(state.seconds, 3)}
+        row |= {"raw": raw.mean().item(), "ema": average.mean().item()}
+        row |= {"raw_by_level": by_level(raw, LEVELS), "ema_by_level": by_level(average, LEVELS)}
+        row["level_log_snr"] = level_log_snr(self.run, LEVELS)
+        append_metrics(self.folder, row)
+        low, high = row["ema_by_level"][0], row["ema_by_level"][-1]
+        self.reporter.say(
+            f"held-out loss at step {state.step:,}: {row['raw']:.4f}, averaged weights "
+            f"{row['ema']:.4f} (low noise {low:.3f}, high noise {high:.3f})"
+        )
+
+    def save(self, state: TrainState) -> None:
+        checkpoint.write(self.folder, state, self.run.train.keep)
+
+    def draw(self, denoiser: Denoiser, columns: int, sampling: SamplingConfig) -> torch.Tensor:
+        """A class a row, `columns` each, from the seeds 0, 1, 2, ...: uint8 (N, C, H, W)."""
+        classes = self.run.network.classes
+        seeds, labels = class_rows(min(classes, 10), self._columns(columns))
+        order = Order(seeds, labels, self.card.shape)
+        return draw(denoiser, order, sampling, classes, self.device)
+
+    def _columns(self, columns: int) -> int:
+        return columns if self.run.network.classes else columns**2
+
+    def row_labels(self) -> list[str] | None:
+        """The names of the classes that have a row; None without classes."""
+        return list(self.card.class_names[:10]) if self.run.network.classes else None
+
+    def settings(self, state: TrainState, sampling: SamplingConfig) -> dict[str, Any]:
+        """What a picture says of where it comes from."""
+        return {
+            "made_by": "sfumato train",
+            "run": self.folder.name,
+            "step": state.step,
+            "data": self.card.name,
+            "weights": "average",
+            "sampling": to_dict(sampling),
+        }

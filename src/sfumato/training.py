@@ -1,0 +1,263 @@
+"""Training: the loop, its state, and nothing about diffusion.
+
+A batch is a dict of tensors with one row an example, and a pure function of the step; the loss is
+a function of model and batch. So a run that stops anywhere and goes on is the run that never did.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from . import ema
+from .data.batches import generator_at
+
+Batch = dict[str, Tensor]
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+class Schedule(Protocol):
+    """The learning rate's factor, in [0, 1], at a progress in [0, 1]."""
+
+    def __call__(self, progress: float) -> float: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """No decay."""
+
+    def __call__(self, progress: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """Hold until `hold` of the budget is spent, then fall in a line to `floor`."""
+
+    hold: float = 0.4
+    floor: float = 0.0
+
+    def __call__(self, progress: float) -> float:
+        rest = min(max(progress - self.hold, 0.0) / (1 - self.hold), 1.0)
+        return 1 - (1 - self.floor) * rest
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """Half a cosine from 1 to `floor`."""
+
+    floor: float = 0.0
+
+    def __call__(self, progress: float) -> float:
+        return self.floor + (1 - self.floor) * (1 + cos(pi * min(progress, 1.0))) / 2
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to optimize. The budget is the first reached of steps, images and seconds.
+
+    batch counts the images of an optimizer step, over all micro-batches; micro_batch is the most
+    that is run at once. The rate follows the budget: under one of seconds the clock, so that only
+    budgets of steps or images can be repeated bit for bit.
+    """
+
+    steps: int | None = None
+    images: int | None = None
+    seconds: float | None = None
+    batch: int = 64
+    micro_batch: int | None = None
+    lr: float = 2e-3
+    warmup_steps: int = 100
+    decay: Schedule = LinearDecay()
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    ema_length: float = 0.1  # width of the weights' average, as a share of the run so far
+    seed: int = 0
+    save_every_steps: int | None = None
+    save_every_seconds: float = 300.0
+    keep: int = 2  # checkpoints
+    previews: int = 12  # sample grids and held-out losses, denser at the start
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.images is None and self.seconds is None:
+            raise ValueError("a run needs a budget: give steps, images or seconds (--time 10m).")
+        for name in ("steps", "images", "seconds", "batch", "micro_batch", "lr", "grad_clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"train.{name} = {value}; it must be above 0.")
+        ema.power_of(self.ema_length)
+
+    def progress(self, step: int, seconds: float) -> float:
+        """The share of the budget that is spent: 1 or more is the end."""
+        shares = [
+            done / budget
+            for done, budget in (
+                (step, self.steps),
+                (step * self.batch, self.images),
+                (seconds, self.seconds),
+            )
+            if budget is not None
+        ]
+        return max(shares)
+
+    def lr_at(self, step: int, progress: float) -> float:
+        """The learning rate of the step that follows `step` finished ones."""
+        return self.lr * self.decay(progress) * min(1.0, (step + 1) / max(1, self.warmup_steps))
+
+
+@dataclass
+class TrainState:
+    """All that a run needs to go on as if it had never stopped."""
+
+    model: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0  # spent in training, over all its parts
+    previews: int = 0  # made so far
+
+    @classmethod
+    def fresh(cls, model: nn.Module, config: TrainConfig) -> "TrainState":
+        average = copy.deepcopy(model).eval().requires_grad_(False)
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        return cls(model, average, optimizer)
+
+
+def split(batch: Batch, most: int | None) -> Iterator[Batch]:
+    """The batch in parts of at most `most` rows, in order."""
+    n = len(next(iter(batch.values())))
+    size = most or n
+    for start in range(0, n, size):
+        yield {name: rows[start : start + size] for name, rows in batch.items()}
+
+
+def backward(model: nn.Module, loss: Loss, batch: Batch, most: int | None) -> float:
+    """Add the gradients of the batch's mean loss, part by part; return that mean."""
+    n, total = len(next(iter(batch.values()))), 0.0
+    for part in split(batch, most):
+        value = loss(model, part).sum() / n
+        value.backward()
+        total += value.item()
+    return total
+
+
+def take_step(state: TrainState, loss: Loss, batch: Batch, config: TrainConfig) -> dict[str, float]:
+    """One optimizer step and one of the average; the scalars that describe it.
+
+    Raises: FloatingPointError before anything changed, where loss or gradient is not finite.
+    """
+    state.model.train()
+    state.optimizer.zero_grad(set_to_none=True)
+    value = backward(state.model, loss, batch, config.micro_batch)
+    grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.grad_clip).item()
+    if not (abs(value) < float("inf") and grad_norm < float("inf")):
+        raise FloatingPointError(
+            f"the loss is {value} and its gradient's norm {grad_norm} at step {state.step + 1}; "
+            "the weights are as they were before it. Usual causes: a learning rate that is too "
+            "high (try --lr at a third), a value in the data that is not a number, fp16."
+        )
+    lr = config.lr_at(state.step, config.progress(state.step, state.seconds))
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.optimizer.step()
+    state.step += 1
+    ema.update(state.average, state.model, ema.decay_at(state.step, config.ema_length))
+    return {"loss": value, "lr": lr, "grad_norm": grad_norm}
+
+
+@torch.no_grad()
+def losses_of(model: nn.Module, loss: Loss, batch: Batch, most: int | None) -> Tensor:
+    """The loss of each example without training on it, (n,), on the CPU."""
+    was_training = model.training
+    model.eval()
+    values = torch.cat([loss(model, part).cpu() for part in split(batch, most)])
+    model.train(was_training)
+    return values
+
+
+def previews_due(progress: float, count: int) -> int:
+    """How many previews belong before `progress`: one at 0, `count` more, denser at the start."""
+    return sum(progress >= (index / count) ** 2 for index in range(count + 1))
+
+
+class Hooks(Protocol):
+    """What the loop calls; none of it may change the state or draw from a global generator."""
+
+    def log(self, state: TrainState, scalars: dict[str, float]) -> None: ...
+
+    def preview(self, state: TrainState) -> None: ...
+
+    def save(self, state: TrainState) -> None: ...
+
+    def stopped(self) -> bool: ...
+
+
+def train(
+    state: TrainState,
+    loss: Loss,
+    batch_at: Callable[[int], Batch],
+    config: TrainConfig,
+    hooks: Hooks,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Advance `state` until the budget is spent or hooks.stopped(); save at the end either way."""
+    begun, before = clock(), state.seconds
+    saved_at = state.seconds
+    while True:
+        progress = config.progress(state.step, state.seconds)
+        due = previews_due(progress, config.previews)
+        if due > state.previews:
+            state.previews = due
+            hooks.preview(state)
+        if progress >= 1 or hooks.stopped():
+            break
+        torch.manual_seed(generator_at(config.seed, "dropout", state.step).initial_seed())
+        scalars = take_step(state, loss, batch_at(state.step), config)
+        state.seconds = before + clock() - begun
+        hooks.log(state, scalars)
+        if _save_is_due(state, config, saved_at):
+            hooks.save(state)
+            saved_at = state.seconds
+    hooks.save(state)
+
+
+def _save_is_due(state: TrainState, config: TrainConfig, saved_at: float) -> bool:
+    if config.save_every_steps:
+        return state.step % config.save_every_steps == 0
+    return state.seconds - saved_at >= config.save_every_seconds
+
+
+def optimizer_tensors(state: TrainState) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The optimizer's state as tensors named PARAMETER.KEY, and its groups' settings."""
+    names = [name for name, _ in state.model.named_parameters()]
+    saved = state.optimizer.state_dict()
+    tensors = {
+        f"{names[index]}.{key}": value
+        for index, entry in saved["state"].items()
+        for key, value in entry.items()
+    }
+    return tensors, saved["param_groups"]
+
+
+def load_optimizer(
+    state: TrainState, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """Undo optimizer_tensors."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    names = {name: index for index, (name, _) in enumerate(state.model.named_parameters())}
+    for name, value in tensors.items():
+        parameter, _, key = name.rpartition(".")
+        entries.setdefault(names[parameter], {})[key] = value
+    state.optimizer.load_state_dict({"state": entries, "param_groups": groups})
