@@ -1,0 +1,127 @@
+"""Checkpoints and the storage under them: whole or not at all, and never trusted unchecked."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import Hooks, parts, run, same
+
+from sfumato import checkpoint, storage
+from sfumato.training import train
+
+
+@pytest.fixture
+def trained():
+    state, loss, batch_at, settings = parts(run(steps=3))
+    train(state, loss, batch_at, settings, Hooks())
+    return state
+
+
+def test_round_trip(tmp_path, trained):
+    folder = checkpoint.write(tmp_path, trained, keep=2)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "average.safetensors",
+        "manifest.json",
+        "optimizer.safetensors",
+        "state.json",
+        "weights.safetensors",
+    ]
+    again = parts(run(steps=3))[0]
+    assert not same(again, trained)
+    checkpoint.restore(again, storage.read_folder(folder))
+    assert same(again, trained)
+    assert (again.step, again.seconds, again.previews) == (
+        trained.step,
+        trained.seconds,
+        trained.previews,
+    )
+
+
+def test_only_the_newest_are_kept(tmp_path, trained):
+    for step in (1, 2, 3, 10):
+        trained.step = step
+        checkpoint.write(tmp_path, trained, keep=2)
+    names = [path.name for path in checkpoint.folders(tmp_path)]
+    assert names == ["step-000000003", "step-000000010"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == names  # nothing else is left over
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
+    tmp_path, trained, name, damage
+):
+    for step in (1, 2):
+        trained.step = step
+        last = checkpoint.write(tmp_path, trained, keep=2)
+    content = bytearray((last / name).read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    (last / name).write_bytes(content if damage == "flip" else content[:-1])
+    if damage == "remove":
+        (last / name).unlink()
+    said = []
+    found = checkpoint.newest(tmp_path, said.append)
+    assert found is not None
+    assert found[0].name == "step-000000001"
+    assert len(said) == 1
+    assert "step-000000002.corrupt" in said[0]
+    assert (tmp_path / "checkpoints" / "step-000000002.corrupt").is_dir()  # kept, not deleted
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_newer_format_is_refused(tmp_path, trained):
+    files = checkpoint.files_of(trained)
+    scalars = json.loads(files["state.json"])
+    files["state.json"] = json.dumps({**scalars, "format": 99}).encode()
+    with pytest.raises(ValueError, match="format 99.*update sfumato"):
+        checkpoint.restore(trained, files)
+
+
+def test_another_network_is_refused_by_name(trained):
+    config = run(steps=3)
+    wider = parts(replace(config, network=replace(config.network, channels=16)))[0]
+    with pytest.raises(ValueError, match="another network"):
+        checkpoint.restore(wider, checkpoint.files_of(trained))
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    calls = []
+
+    def full(path, content):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        path.write_bytes(content)
+
+    monkeypatch.setattr(storage, "write_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.commit_folder(tmp_path / "a", {"x": b"1", "y": b"2", "z": b"3"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_committed_folder_is_never_overwritten(tmp_path):
+    storage.commit_folder(tmp_path / "a", {"x": b"1"})
+    with pytest.raises(FileExistsError, match="never overwritten"):
+        storage.commit_folder(tmp_path / "a", {"x": b"2"})
+    assert storage.read_folder(tmp_path / "a") == {"x": b"1"}
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path):
+    (tmp_path / ".unfinished-step-1-99").mkdir()
+    (tmp_path / ".unfinished-step-1-99" / "x").write_bytes(b"1")
+    (tmp_path / ".unfinished-run.json").write_bytes(b"1")
+    (tmp_path / "mine.txt").write_bytes(b"1")
+    storage.clear_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_no_pickle_is_written(tmp_path, trained):
+    for content in checkpoint.files_of(trained).values():
+        assert not content.startswith((b"\x80", b"PK"))  # pickle, or torch.save's zip
+    assert torch.is_tensor(next(iter(trained.model.parameters())))

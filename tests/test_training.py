@@ -1,0 +1,240 @@
+"""The loop: budgets, rates, averages, accumulation, randomness by step, resuming."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import CPU, Hooks, images, parts, run, same
+
+from sfumato import checkpoint, ema
+from sfumato.assembly import batches, by_level, held_out_batch, level_log_snr, loss_of
+from sfumato.training import (
+    Constant,
+    CosineDecay,
+    LinearDecay,
+    TrainConfig,
+    losses_of,
+    previews_due,
+    split,
+    take_step,
+    train,
+)
+
+
+def trained(config, stop_at=None, state=None):
+    fresh, loss, batch_at, settings = parts(config)
+    state = state or fresh
+    hooks = Hooks(stop_at)
+    train(state, loss, batch_at, settings, hooks)
+    return state, hooks
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 7, 13, 19])
+def test_a_run_that_stops_anywhere_and_goes_on_is_the_run_that_never_did(tmp_path, stop_at):
+    config = run()  # flips, label dropping, dropout, accumulation, warm-up, decay, average
+    whole, hooks = trained(config)
+    stopped, _ = trained(config, stop_at)
+    assert stopped.step == stop_at
+    checkpoint.write(tmp_path, stopped, keep=2)
+    again = parts(config)[0]
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    checkpoint.restore(again, found[1])
+    assert same(again, stopped)
+    torch.manual_seed(99)  # what else happened to the global generator must not matter
+    again, rest = trained(config, state=again)
+    assert same(again, whole)
+    assert [row["loss"] for row in rest.rows] == [row["loss"] for row in hooks.rows][stop_at:]
+
+
+def test_a_different_seed_is_a_different_run():
+    assert not same(trained(run())[0], trained(run(seed=1))[0])
+
+
+def test_what_previews_draw_does_not_change_the_training():
+    class Disturbing(Hooks):
+        def preview(self, state):
+            torch.manual_seed(123)
+            torch.randn(1000)
+
+    config = run()
+    quiet = trained(config)[0]
+    state, loss, batch_at, settings = parts(config)
+    train(state, loss, batch_at, settings, Disturbing())
+    assert same(state, quiet)
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient():
+    config = replace(run(), network=replace(run().network, dropout=0.0))
+    gradients = []
+    for most in (None, 5, 1):
+        state, loss, batch_at, settings = parts(config)
+        settings = replace(settings, micro_batch=most, grad_clip=1e9)
+        torch.nn.init.normal_(state.model.network.out.conv.weight, std=0.1, generator=_seeded())
+        take_step(state, loss, batch_at(0), settings)
+        gradients.append([p.grad.clone() for p in state.model.parameters() if p.grad is not None])
+    for other in gradients[1:]:
+        for a, b in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def _seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def test_split_keeps_every_row_in_order():
+    batch = {"x": torch.arange(12), "y": torch.arange(12) * 2}
+    pieces = list(split(batch, 5))
+    assert [len(piece["x"]) for piece in pieces] == [5, 5, 2]
+    assert torch.equal(torch.cat([piece["y"] for piece in pieces]), batch["y"])
+
+
+def test_batch_k_does_not_depend_on_the_batches_before_it():
+    config = run()
+    forwards, alone = batches(config, images(), CPU), batches(config, images(), CPU)
+    seen = [forwards(step) for step in range(6)]
+    for step in (5, 2, 0):
+        for name, rows in alone(step).items():
+            assert torch.equal(rows, seen[step][name]), name
+    assert not torch.equal(seen[0]["eps"], seen[1]["eps"])
+
+
+def test_labels_are_dropped_to_the_null_class_at_the_asked_rate():
+    batch_at = batches(run(batch=500), images(), CPU)
+    labels = torch.cat([batch_at(step)["labels"] for step in range(20)])
+    assert set(labels.unique().tolist()) == {0, 1, 2, 3}  # 3 classes, the null class is index 3
+    share = (labels == 3).double().mean().item()
+    assert abs(share - 0.3) < 4 * math.sqrt(0.3 * 0.7 / len(labels))
+
+
+def test_flips_mirror_about_half_of_the_images_and_only_when_asked():
+    data = images()
+    config = run(batch=200)
+    plain = replace(config, data=replace(config.data, flip=False))
+    flipped, straight = (batches(c, data, CPU)(3)["images"] for c in (config, plain))
+    equal = (flipped == straight).flatten(1).all(1)
+    mirrored = (flipped == straight.flip(-1)).flatten(1).all(1)
+    assert (equal | mirrored).all()
+    assert 60 < mirrored.sum() < 140
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [({"steps": 7}, 7), ({"steps": None, "images": 50}, 5), ({"steps": 9, "images": 36}, 3)],
+)
+def test_the_budget_ends_at_the_first_limit(budget, steps):
+    state, hooks = trained(run(**budget))
+    assert state.step == steps
+    assert hooks.saved[-1] == steps
+
+
+def test_a_budget_of_seconds_follows_the_clock_and_takes_the_rate_to_zero_with_it():
+    config = run(steps=None, seconds=10.0, warmup_steps=0, decay=LinearDecay(hold=0.5))
+    state, loss, batch_at, settings = parts(config)
+    ticks = iter(range(1000))
+    hooks = Hooks()
+    train(state, loss, batch_at, settings, hooks, clock=lambda: float(next(ticks)))
+    assert state.seconds >= 10
+    assert state.step == 10
+    rates = [row["lr"] / settings.lr for row in hooks.rows]
+    assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_a_budget_is_required():
+    with pytest.raises(ValueError, match="--time"):
+        TrainConfig()
+
+
+@pytest.mark.parametrize("name", ["steps", "batch", "lr", "micro_batch", "grad_clip"])
+def test_nothing_may_be_zero(name):
+    with pytest.raises(ValueError, match=rf"train\.{name} = 0"):
+        TrainConfig(**{"images": 10, name: 0})
+
+
+def test_rates_of_the_schedules():
+    assert Constant()(0.9) == 1
+    assert [LinearDecay(0.5, 0.2)(p) for p in (0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.6, 0.2])
+    assert [CosineDecay()(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    config = TrainConfig(steps=100, lr=2.0, warmup_steps=4, decay=Constant())
+    assert [config.lr_at(step, 0) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_at_its_step_and_changes_nothing():
+    state, loss, batch_at, settings = parts(run())
+    healthy, _, _, _ = parts(run())
+    train(healthy, loss, batch_at, settings, Hooks(stop_at=3))
+
+    def poisoned(step):
+        batch = batch_at(step)
+        if step == 3:
+            batch["eps"][2, 0, 0, 0] = float("nan")
+        return batch
+
+    with pytest.raises(FloatingPointError, match=r"loss is nan.*at step 4;.*--lr"):
+        train(state, loss, poisoned, settings, Hooks())
+    assert same(state, healthy)
+
+
+def test_previews_come_from_the_start_and_get_rarer():
+    assert [previews_due(p, 4) for p in (0, 1 / 16, 0.2, 0.25, 0.6, 1)] == [1, 2, 2, 3, 4, 5]
+    _, hooks = trained(run(previews=4, steps=16))
+    assert hooks.previews == [0, 1, 4, 9, 16]
+
+
+def test_the_averages_weights_are_the_recurrence():
+    config = run()
+    state, loss, batch_at, settings = parts(config)
+    expected = None
+    for step in range(8):
+        take_step(state, loss, batch_at(step), settings)
+        now = state.model.state_dict()["network.stem.weight"].double()
+        decay = (1 - 1 / (step + 1)) ** (ema.power_of(settings.ema_length) + 1)
+        expected = now if expected is None else decay * expected + (1 - decay) * now
+    found = state.average.state_dict()["network.stem.weight"].double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("length", [0.05, 0.1, 0.2])
+def test_the_averages_profile_is_as_wide_as_asked(length):
+    n = 4000
+    weights = [0.0] * (n + 1)
+    left = 1.0
+    for step in range(n, 0, -1):  # the share of step's weights in the average after n steps
+        decay = ema.decay_at(step, length)
+        weights[step] = left * (1 - decay)
+        left *= decay
+    assert left == 0.0  # nothing of the initial weights
+    mean = sum(i * w for i, w in enumerate(weights)) / n
+    spread = math.sqrt(sum((i / n - mean) ** 2 * w for i, w in enumerate(weights)))
+    assert spread == pytest.approx(length, rel=0.01)
+
+
+def test_ema_length_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="between 0 and"):
+        TrainConfig(steps=1, ema_length=0.9999)
+
+
+def test_the_held_out_loss_is_the_same_every_time_and_sorted_by_noise():
+    config = run()
+    batch = held_out_batch(config, images(), CPU)
+    again = held_out_batch(config, images(), CPU)
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    assert (batch["u"].diff() > 0).all()
+    state, loss, _, _ = parts(config)
+    first = losses_of(state.model, loss, batch, 10)
+    assert torch.equal(first, losses_of(state.model, loss, batch, 10))
+    assert state.model.training  # left as it was
+    torch.testing.assert_close(first, losses_of(state.model, loss, batch, None))
+    levels = level_log_snr(config, 4)
+    assert levels == sorted(levels, reverse=True)
+    assert by_level(torch.arange(8.0), 4) == [0.5, 2.5, 4.5, 6.5]
+
+
+def test_training_learns_the_brightness_of_the_classes():
+    config = run(steps=150, batch=24, micro_batch=None, lr=3e-3)
+    state, hooks = trained(config)
+    batch = held_out_batch(config, images(), CPU)
+    before = losses_of(parts(config)[0].model, loss_of(config), batch, None).mean()
+    after = losses_of(state.average, loss_of(config), batch, None).mean()
+    assert after < 0.8 * before
