@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import Hooks, parts, run, same
 
 from sfumato import checkpoint, storage
 from sfumato.training import train
+from tiny import Hooks, parts, run, same
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_newer_format_is_refused(tmp_path, trained):
     files = checkpoint.files_of(trained)
     scalars = json.loads(files["state.json"])
     files["state.json"] = json.dumps({**scalars, "format": 99}).encode()
-    with pytest.raises(ValueError, match="format 99.*update sfumato"):
+    with pytest.raises(ValueError, match=r"format 99.*update sfumato"):
         checkpoint.restore(trained, files)
 
 

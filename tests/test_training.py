@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import CPU, Hooks, images, parts, run, same
 
 from sfumato import checkpoint, ema
 from sfumato.assembly import batches, by_level, held_out_batch, level_log_snr, loss_of
@@ -20,6 +19,7 @@ from sfumato.training import (
     take_step,
     train,
 )
+from tiny import CPU, Hooks, images, parts, run, same
 
 
 def trained(config, stop_at=None, state=None):
@@ -154,7 +154,9 @@ def test_nothing_may_be_zero(name):
 
 def test_rates_of_the_schedules():
     assert Constant()(0.9) == 1
-    assert [LinearDecay(0.5, 0.2)(p) for p in (0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.6, 0.2])
+    assert [LinearDecay(0.5, 0.2)(p) for p in (0, 0.5, 0.75, 1.0)] == pytest.approx(
+        [1, 1, 0.6, 0.2]
+    )
     assert [CosineDecay()(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     config = TrainConfig(steps=100, lr=2.0, warmup_steps=4, decay=Constant())
     assert [config.lr_at(step, 0) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
@@ -233,7 +235,7 @@ def test_the_held_out_loss_is_the_same_every_time_and_sorted_by_noise():
 
 def test_training_learns_the_brightness_of_the_classes():
     config = run(steps=150, batch=24, micro_batch=None, lr=3e-3)
-    state, hooks = trained(config)
+    state, _ = trained(config)
     batch = held_out_batch(config, images(), CPU)
     before = losses_of(parts(config)[0].model, loss_of(config), batch, None).mean()
     after = losses_of(state.average, loss_of(config), batch, None).mean()

@@ -1,0 +1,114 @@
+"""What is typed: near names, other programs' flags, budgets, seeds; and no torch for any of it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sfumato.arguments import (
+    PEERS,
+    Sample,
+    Train,
+    UsageError,
+    numbers,
+    parse,
+    rewrite,
+    seconds,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("90", 90), ("90s", 90), ("3m", 180), ("1.5h", 5400), ("1h30m", 5400), ("2d", 172800)],
+)
+def test_times(text, value):
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "soon", "3x", "m3", "-5s"])
+def test_wrong_times_are_refused(text):
+    with pytest.raises(UsageError, match="write 90s, 20m"):
+        seconds(text)
+
+
+def test_seeds():
+    assert numbers("0-3,7,9-9") == [0, 1, 2, 3, 7, 9]
+    for wrong in ("", "a", "5-2", "1,,2", "-1"):
+        with pytest.raises(UsageError, match="no list of seeds"):
+            numbers(wrong)
+
+
+def test_key_value_and_dotted_settings_are_flags():
+    words = rewrite(["train", "digits", "lr=1e-3", "network.dropout=0.1", "micro_batch=8"])
+    assert words == [
+        *("train", "digits", "--lr", "1e-3", "--micro-batch", "8"),
+        *("--set", "network.dropout=0.1"),
+    ]
+    args = parse(["train", "digits", "lr=1e-3", "network.dropout=0.1", "train.betas=[0.9, 0.95]"])
+    assert isinstance(args, Train)
+    assert args.lr == 1e-3
+    assert args.settings == ("network.dropout=0.1", "train.betas=[0.9, 0.95]")
+
+
+def test_both_spellings_of_a_flag():
+    assert parse(["train", "x", "--micro_batch", "8"]) == parse(
+        ["train", "x", "--micro-batch", "8"]
+    )
+
+
+@pytest.mark.parametrize(
+    "flag", ["--learning_rate", "--num-epochs", "--output_dir=x", "--cfg-scale"]
+)
+def test_other_programs_flags_are_answered_with_ours(flag):
+    with pytest.raises(
+        UsageError, match=f"{flag.partition('=')[0]} is another program's; here it is"
+    ):
+        rewrite(["train", "x", flag, "1"])
+
+
+def test_no_flag_of_ours_is_called_a_peers():
+    ours = {name.replace("_", "-") for cls in (Train, Sample) for name in cls.__dataclass_fields__}
+    assert not {"lr", "batch", "steps", "time", "guidance"} & PEERS.keys()
+    for flag in sorted(ours & PEERS.keys()):  # one command's flag may be the other's mistake
+        assert flag in ("steps",), flag
+
+
+@pytest.mark.parametrize("typed", ["trian", "smaple", "inf"])
+def test_a_mistyped_command_is_answered_with_the_nearest(typed):
+    with pytest.raises(UsageError, match=r"did you mean `sfumato (train|sample|info)`"):
+        rewrite([typed])
+
+
+def test_a_mistyped_flag_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse(["train", "digits", "--bach", "8"])
+    assert exit_.value.code == 2
+    assert "--batch" in capsys.readouterr().err
+
+
+MEASURE = """
+import resource, sys
+sys.argv = ["sfumato", *{words!r}]
+from sfumato.__main__ import main
+code = 0
+try:
+    main()
+except SystemExit as e:
+    code = 2 if isinstance(e.code, str) else e.code or 0
+used = resource.getrusage(resource.RUSAGE_SELF)
+print("RESULT", "torch" in sys.modules, "numpy" in sys.modules, code, used.ru_utime + used.ru_stime)
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["train", "--help"], ["trian"], ["train", "x", "--bach", "3"], ["--version"]],
+)
+def test_help_and_typos_never_import_torch(words):
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE.format(words=words)], capture_output=True, text=True
+    )
+    result = done.stdout.strip().splitlines()[-1].split()
+    assert result[:3] == ["RESULT", "False", "False"], done.stdout + done.stderr
+    assert result[3] == ("0" if words[-1].startswith(("--help", "--version")) else "2")
+    assert float(result[4]) < 2.0  # seconds of CPU: a guard against a heavy import, not a timing

@@ -1,0 +1,222 @@
+"""The commands from end to end, on a run of a few seconds."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.__main__ import main
+from sfumato.config import loads
+from sfumato.folder import read_metrics
+from sfumato.pictures import read_settings
+
+TINY = [
+    *("network.channels=8", "network.multipliers=[1, 2]", "network.blocks=1", "network.groups=4"),
+    *("network.attention_at=[]", "network.middle_attention=false"),
+    *("--precision", "fp32", "--limit", "120", "--batch", "16", "--previews", "1"),
+    *("--sample-steps", "3", "--device", "cpu"),
+]
+
+
+@pytest.fixture
+def sfumato(monkeypatch, tmp_path, capsys):
+    """Runs a command in an empty folder; what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["sfumato", *words])
+        main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_train_sample_info(sfumato, tmp_path):
+    printed = sfumato("train", "digits", "--steps", "4", *TINY)
+    run = tmp_path / "runs" / "digits"
+    for name in ("run.json", "data.json", "metrics.jsonl", "log.txt", "data-preview.png"):
+        assert (run / name).is_file(), name
+    for name in ("loss.png", "samples.png", "index.html", "samples/step-0000000.png"):
+        assert (run / name).is_file(), name
+    assert "parameters" in printed
+    assert "FLOP" in printed
+    assert re.search(r"step 4/4 +100 %.*images/s.*ETA.*GB", printed)
+    assert "Next: sfumato sample runs/digits" in printed
+    assert "\x1b" not in printed
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4]
+    held = [row for row in rows if row["kind"] == "held_out"]
+    assert [row["step"] for row in held] == [0, 4]
+    assert len(held[0]["raw_by_level"]) == len(held[0]["level_log_snr"]) == 8
+    assert read_settings(run / "samples.png")["step"] == 4
+
+    printed = sfumato("sample", "last", "--seeds", "0-19", "--columns", "2", "--files")
+    out = run / "drawn"
+    assert (out / "film.webp").is_file()
+    with Image.open(out / "film.webp") as film:
+        assert film.n_frames >= 20
+    assert (out / "3-000007.png").is_file()  # label 3, seed 7: two columns, a class a row
+    settings = read_settings(out / "samples.png")
+    assert settings["sampling"]["steps"] == 3
+    assert settings["seeds"] == list(range(20))
+
+    assert sfumato("info", str(out / "samples.png")).count("Heun") == 1
+    assert "4 steps in" in sfumato("info", "digits")
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+def test_run_folders_are_never_overwritten(sfumato, tmp_path):
+    for _ in range(2):
+        sfumato("train", "digits", "--steps", "1", *TINY)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits", "digits-2"]
+
+
+def test_dry_run_prints_every_field_and_makes_nothing(sfumato, tmp_path):
+    printed = sfumato("train", "digits", "-n", "train.lr=0.5", *TINY)
+    assert "train.lr=0.5" in printed
+    assert "network.in_channels=1" in printed
+    assert "network.classes=10" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_config_gives_the_same_run_again(sfumato, tmp_path):
+    sfumato("train", "digits", "--steps", "2", "--seed", "3", *TINY)
+    sfumato("train", "--config", "runs/digits/run.json", "--name", "again")
+    first, second = (
+        loads((tmp_path / "runs" / name / "run.json").read_text()) for name in ("digits", "again")
+    )
+    assert second.train == first.train
+    losses = [
+        [row["loss"] for row in read_metrics(tmp_path / "runs" / name) if row["kind"] == "train"]
+        for name in ("digits", "again")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_resume_by_the_same_command(sfumato, tmp_path):
+    command = ["train", "digits", *TINY, "--save-every", "1"]
+    sfumato(*command, "--steps", "2")
+    printed = sfumato(*command, "--steps", "5", "--resume")
+    assert "goes on at step 2" in printed
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["digits"]
+    rows = [row for row in read_metrics(tmp_path / "runs/digits") if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert "goes on at step 5" in sfumato("train", "runs/digits", "--steps", "6")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lr", "0.5"], "train.lr: 0.002 -> 0.5"),
+        (["--batch", "8"], "train.batch: 16 -> 8"),
+        (["--seed", "9"], "train.seed: 0 -> 9"),
+        (["--limit", "100"], "not those that the run began with"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_with_the_difference(sfumato, words, message):
+    sfumato("train", "digits", "--steps", "1", *TINY)
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        sfumato("train", "digits", "--steps", "2", *TINY, "--resume", *words)
+
+
+def test_resuming_nothing_is_an_error(sfumato):
+    with pytest.raises(SystemExit, match="holds no run to go on with"):
+        sfumato("train", "digits", "--steps", "2", *TINY, "--resume")
+
+
+def test_a_run_without_classes(sfumato, tmp_path):
+    sfumato("train", "digits", "--steps", "1", "--no-labels", *TINY, "--guidance", "1")
+    sfumato("sample", "last", "--count", "5", "--no-film")
+    assert read_settings(tmp_path / "runs/digits/drawn/samples.png")["labels"] is None
+    with pytest.raises(SystemExit, match="without classes"):
+        sfumato("sample", "last", "--label", "3")
+    with pytest.raises(SystemExit, match="model without classes"):
+        sfumato("sample", "last", "--guidance", "2")
+
+
+def test_labels_by_name_and_number(sfumato, tmp_path):
+    sfumato("train", "digits", "--steps", "1", *TINY)
+    sfumato("sample", "last", "--label", "7,3", "--count", "4", "--columns", "2", "--no-film")
+    assert read_settings(tmp_path / "runs/digits/drawn/samples.png")["labels"] == [7, 7, 3, 3]
+    with pytest.raises(SystemExit, match="no class '11'"):
+        sfumato("sample", "last", "--label", "11")
+
+
+def test_image_k_depends_on_its_own_seed_only(sfumato, tmp_path):
+    sfumato("train", "digits", "--steps", "2", *TINY)
+    options = ("--label", "3", "--files", "--no-film", "--sampler", "ddpm", "--grid", "karras")
+    sfumato("sample", "last", "--seeds", "0-6", *options)
+    sfumato("sample", "last", "--seeds", "5,2", "--batch", "1", *options)
+    for seed in (2, 5):
+        pictures = [
+            pixels(tmp_path / f"runs/digits/{out}/3-{seed:06d}.png") for out in ("drawn", "drawn-2")
+        ]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1  # a last bit may round otherwise
+    assert np.abs(pictures[0] - pixels(tmp_path / "runs/digits/drawn/3-000006.png")).max() > 9
+
+
+def test_a_recipe_in_a_file_of_ones_own(sfumato, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from sfumato.recipes import RECIPES\n"
+        "def small():\n"
+        "    return replace(RECIPES['digits_flow'](), name='mine')\n"
+    )
+    sfumato("train", "mine.py:small", "--steps", "1", *TINY)
+    assert (tmp_path / "runs" / "mine" / "samples.png").is_file()
+    with pytest.raises(SystemExit, match="no function 'smal'; did you mean small"):
+        sfumato("train", "mine.py:smal")
+
+
+@pytest.mark.parametrize("recipe", ["digits_ddpm", "digits_flow"])
+def test_the_other_recipes_train_and_sample(sfumato, tmp_path, recipe):
+    sfumato("train", recipe, "--steps", "2", *TINY, "--sample-steps", "5")
+    assert (tmp_path / "runs" / recipe / "samples.png").is_file()
+    for sampler in ("ddim", "dpm++2m", "heun", "ddpm"):
+        sfumato("sample", recipe, "--sampler", sampler, "--count", "2", "--no-film")
+
+
+def test_a_folder_of_ones_own(sfumato, tmp_path):
+    for name, shade in (("cat", 60), ("dog", 200)):
+        for i in range(12):
+            path = tmp_path / "pets" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 14), (shade, i * 10, 90)).save(path)
+    (tmp_path / "pets" / "cat" / "broken.png").write_bytes(b"not a picture")
+    printed = sfumato("info", "pets")
+    assert "broken.png" in printed
+    assert "cat, dog" in printed
+    tiny = [word for word in TINY if word not in ("--limit", "120")]
+    sfumato("train", "pets", "--steps", "1", "--flip", *tiny)
+    run = loads((tmp_path / "runs/pets-small/run.json").read_text())
+    assert run.data.flip
+    assert run.network.in_channels == 3
+    assert json.loads((tmp_path / "runs/pets-small/data.json").read_text())["class_names"] == [
+        "cat",
+        "dog",
+    ]
+    sfumato("sample", "last", "--label", "dog", "--count", "2")
+
+
+def test_nonsense_is_answered_in_one_line(sfumato):
+    for words in (["train"], ["train", "no-such-folder"], ["sample", "no-such-run"], ["info", "x"]):
+        with pytest.raises(SystemExit) as exit_:
+            sfumato(*words)
+        assert str(exit_.value).startswith("sfumato: "), words
+        assert "Traceback" not in str(exit_.value)
+
+
+def test_python_m_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "sfumato", "--version"], capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"sfumato \d+\.\d+\.\d+\n", done.stdout)
