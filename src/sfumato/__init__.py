@@ -1,1 +1,96 @@
+"""sfumato: train, sample, measure and understand image diffusion models of your own.
+
+Names are imported from their modules when they are first used, so that `import sfumato`, and with
+it every --help, costs no import of torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+_MODULES = {  # module: the public names in it
+    "process": "Karras LinearVP Process RectifiedFlow SubVP Trigonometric",
+    "discrete": "CosineBetas DiscreteVP LinearBetas ScaledLinearBetas SigmoidBetas",
+    "prediction": "Prediction",
+    "parameterization": "EDMPreconditioning PredictData PredictNoise PredictV PredictVelocity",
+    "denoiser": "Clipped Denoiser DynamicallyThresholded NetworkDenoiser OnProcess",
+    "exact": "Empirical GaussianMixture",
+    "guidance": "ByGradient ClassifierFree Within",
+    "solvers": "DDIM Ancestral Churn DPMSolverPP2M Euler EulerMaruyama Heun Solver",
+    "grids": "karras_times leading_times linspace_times trailing_times uniform_times",
+    "sampling": "SeededNoise back_and_forth known_region prior sample trajectory",
+    "objective": "DataMSE Denoising DiscreteTimes EDMWeight LogitNormalTimes LogNormalTimes MinSNR "
+    "OutputMSE UniformTimes draws stratified",
+    "bound": "Hybrid VariationalBound variational_bound",
+    "likelihood": "bits_per_dim exact_divergence hutchinson log_likelihood",
+    "codec": "Pixels",
+    "data": "ImageData load",
+    "networks.unet": "UNetConfig",
+    "config": "DataConfig Run SamplingConfig",
+    "training": "TrainConfig TrainState train",
+    "pictures": "data_preview grid read_settings save_png",
+    "films": "film",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+
+if TYPE_CHECKING:  # the same names, for editors and type checkers
+    from .bound import Hybrid, VariationalBound, variational_bound
+    from .codec import Pixels
+    from .config import DataConfig, Run, SamplingConfig
+    from .data import ImageData, load
+    from .denoiser import Clipped, Denoiser, DynamicallyThresholded, NetworkDenoiser, OnProcess
+    from .discrete import CosineBetas, DiscreteVP, LinearBetas, ScaledLinearBetas, SigmoidBetas
+    from .exact import Empirical, GaussianMixture
+    from .films import film
+    from .grids import karras_times, leading_times, linspace_times, trailing_times, uniform_times
+    from .guidance import ByGradient, ClassifierFree, Within
+    from .likelihood import bits_per_dim, exact_divergence, hutchinson, log_likelihood
+    from .networks.unet import UNetConfig
+    from .objective import (
+        DataMSE,
+        Denoising,
+        DiscreteTimes,
+        EDMWeight,
+        LogitNormalTimes,
+        LogNormalTimes,
+        MinSNR,
+        OutputMSE,
+        UniformTimes,
+        draws,
+        stratified,
+    )
+    from .parameterization import (
+        EDMPreconditioning,
+        PredictData,
+        PredictNoise,
+        PredictV,
+        PredictVelocity,
+    )
+    from .pictures import data_preview, grid, read_settings, save_png
+    from .prediction import Prediction
+    from .process import Karras, LinearVP, Process, RectifiedFlow, SubVP, Trigonometric
+    from .sampling import SeededNoise, back_and_forth, known_region, prior, sample, trajectory
+    from .solvers import (
+        DDIM,
+        Ancestral,
+        Churn,
+        DPMSolverPP2M,
+        Euler,
+        EulerMaruyama,
+        Heun,
+        Solver,
+    )
+    from .training import TrainConfig, TrainState, train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sfumato' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
