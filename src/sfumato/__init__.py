@@ -34,7 +34,7 @@ _MODULES = {  # module: the public names in it
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .bound import Hybrid, VariationalBound, variational_bound
