@@ -1,0 +1,135 @@
+"""A data set at rest: every image decoded once, all in one tensor.
+
+    images[i] is (C, H, W) uint8: 0 is black, 255 is white; a fourth channel is opacity
+
+Nothing here is float or in [-1, 1]: that is the codec's work, and its alone.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images, their classes, and what became of the files that they were read from.
+
+    Raises ValueError where the parts do not fit one another.
+    """
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor | None  # (N,) int64, indices into class_names
+    class_names: tuple[str, ...]
+    name: str  # short: it names the run's folder
+    source: str  # where the images come from, for people
+    skipped: tuple[tuple[str, str], ...] = ()  # (path, reason) of each file left out
+    notes: tuple[str, ...] = ()  # whole sentences on what was decided for the caller
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError(
+                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}: "
+                "give uint8 (N, C, H, W)."
+            )
+        if self.labels is not None:
+            _check_labels(self.labels, len(self.images), len(self.class_names))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def describe(self) -> str:
+        """One paragraph: count, size, channels, classes, origin, files left out, notes."""
+        height, width = self.size
+        parts = [
+            f"{self.name}: {len(self):,} images of {height} x {width} (height x width), "
+            f"{_CHANNELS.get(self.channels, f'{self.channels} channels')}, {self._classes()}, "
+            f"from {self.source}."
+        ]
+        if self.skipped:
+            path, reason = self.skipped[0]
+            files = "1 file was" if len(self.skipped) == 1 else f"{len(self.skipped):,} files were"
+            parts.append(f"{files} left out, the first: {path} ({reason}).")
+        return " ".join((*parts, *self.notes))
+
+    def _classes(self) -> str:
+        if self.labels is None:
+            return "no labels"
+        counts = torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
+        few, many = min(counts), max(counts)
+        each = f"{few:,}" if few == many else f"{few:,} to {many:,}"
+        word = "class" if len(self.class_names) == 1 else "classes"
+        names = list(self.class_names)
+        if len(names) > 12:
+            names = [*names[:5], "...", names[-1]]
+        return f"{len(self.class_names)} {word} of {each} ({', '.join(names)})"
+
+
+_CHANNELS = {1: "grey", 3: "RGB", 4: "RGB with opacity"}
+
+
+def _check_labels(labels: Tensor, count: int, classes: int) -> None:
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ValueError(
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}: give int64 ({count},), "
+            "one for each image."
+        )
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, but there are {classes} "
+            "class names: give indices into class_names."
+        )
+
+
+def spread(count: int, wanted: int, labels: Tensor | None = None) -> Tensor:
+    """(wanted,) indices below `count`, ascending and evenly spaced; each class in its share.
+
+    No chance is involved: the same call gives the same indices on every machine and version.
+    Systematic sampling of the list sorted by class: class k of n_k images gets
+    wanted * n_k / count of them, rounded up or down.
+    """
+    order = torch.arange(count) if labels is None else torch.argsort(labels, stable=True)
+    at = (2 * torch.arange(wanted) + 1) * count // (2 * wanted) if wanted else torch.arange(0)
+    return order[at].sort().values
+
+
+def subset(data: ImageData, indices: Tensor) -> ImageData:
+    """The images at `indices` (int64, any order), with their labels."""
+    labels = None if data.labels is None else data.labels[indices]
+    return replace(data, images=data.images[indices], labels=labels)
+
+
+def split(data: ImageData, held_out: int) -> tuple[ImageData, ImageData]:
+    """(the rest to train on, `held_out` images to measure on), always the same ones.
+
+    Each class gives its share, so that both parts have the class balance of the whole; a class
+    of very few images can fall wholly to one side.
+    """
+    if not 0 < held_out < len(data):
+        raise ValueError(
+            f"held_out = {held_out} of {len(data)} images: give a number from 1 to {len(data) - 1}."
+        )
+    chosen = spread(len(data), held_out, data.labels)
+    rest = torch.ones(len(data), dtype=torch.bool)
+    rest[chosen] = False
+    return subset(data, rest.nonzero()[:, 0]), subset(data, chosen)
+
+
+def fingerprint(data: ImageData) -> str:
+    """SHA-256 (hex) over the shape, the pixels and the labels; names and origin do not count."""
+    labels = data.labels
+    digest = hashlib.sha256(repr((tuple(data.images.shape), labels is not None)).encode())
+    digest.update(data.images.contiguous().numpy().data)
+    if labels is not None:
+        digest.update(labels.contiguous().numpy().astype("<i8").data)
+    return digest.hexdigest()

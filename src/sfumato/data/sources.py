@@ -1,0 +1,212 @@
+"""`load`: a name or a path to an ImageData.
+
+name ("digits", "mnist", ...) -> path -> what lies there -> arrays or files -> ImageData
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from sfumato.data import arrays, builtin, cifar, idx
+from sfumato.data.arrays import CHANNELS, Arrays
+from sfumato.data.containers import Container, open_container
+from sfumato.data.decoding import Progress, decode_all, enlarged_note, fit_all
+from sfumato.data.images import Size
+from sfumato.data.record import ImageData, spread, subset
+from sfumato.data.trees import list_images
+
+KNOWN = {  # where the well-known sets are usually unpacked, below each of `_homes`
+    "mnist": ("mnist", "MNIST/raw"),
+    "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw"),
+    "cifar10": (
+        *("cifar10", "cifar-10-batches-py", "cifar-10-batches-bin"),
+        *("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"),
+    ),
+}
+_DEBIAN = {"fashion-mnist": "/usr/share/datasets/fashion-mnist"}  # package dataset-fashion-mnist
+_ALIASES = {"fashion": "fashion-mnist", "fashionmnist": "fashion-mnist", "cifar-10": "cifar10"}
+_KINDS = (
+    "a folder, zip or tar of images (a class a sub-folder), IDX files, CIFAR-10's files, an .npz "
+    "or an .npy"
+)
+
+
+def load(
+    source: str | os.PathLike[str],
+    size: int | Size | None = None,
+    channels: int | None = None,
+    limit: int | None = None,
+    labels: bool = True,
+    progress: Progress | None = None,
+    *,
+    split: str = "train",
+) -> ImageData:
+    """The images of a built-in name or a path, decoded to uint8.
+
+    source: "digits" (built in); "mnist", "fashion-mnist" or "cifar10", looked for where `find`
+        says; or a path to IDX files, CIFAR-10's files, a folder, .zip, .tar, .tar.gz, .npz, .npy.
+    size: a side or (H, W). None keeps the size that all images have, or chooses one and says so
+        in the notes. Others are scaled until they cover it; the centre is kept.
+    channels: 1, 3 or 4 (with opacity). None: 1 where every image is grey, else 3.
+    limit: at most so many images, evenly spaced, each class in its share.
+    labels: False leaves them out.
+    progress: called with (done, of how many) files now and then, from this thread.
+    split: "train" or "test", where there are both.
+
+    Raises ValueError, saying what was found, for whatever is not such a source.
+    """
+    shape = _check(size, channels, limit, split)
+    if _spelt(source) == "digits":
+        return _from_arrays(
+            _digits(split), builtin.ORIGIN, shape, channels, limit, labels, progress
+        )
+    path = find(source)
+    if path.suffix.lower() in (".npy", ".npz"):
+        found = _named(arrays.read(path, split), path)
+        return _from_arrays(found, str(path), shape, channels, limit, labels, progress)
+    with open_container(path) as container:
+        for form in (idx, cifar):
+            if form.present(container):
+                found = _named(form.read(container, split), path)
+                return _from_arrays(found, str(path), shape, channels, limit, labels, progress)
+        return _from_files(container, _name(path), shape, channels, limit, labels, progress, split)
+
+
+def find(source: str | os.PathLike[str]) -> Path:
+    """The path that `source` is or stands for.
+
+    A path that exists is itself. The names in KNOWN are looked for in this folder, in ./data, in
+    $SFUMATO_HOME/data (by default ~/.cache/sfumato/data) and where Debian's packages put them.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path.resolve()
+    name = _spelt(source)
+    if name in KNOWN:
+        places = list(_places(name))
+        for place in places:
+            if place.exists():
+                return place.resolve()
+        looked = ", ".join(str(place.parent) for place in dict.fromkeys(places))
+        raise ValueError(
+            f"{source} is not on this machine: looked in {looked}. Put its files into "
+            f"./data/{name}, or give the path to them."
+        )
+    near = get_close_matches(name, ["digits", *KNOWN, *_neighbours(path)], n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ValueError(
+        f"there is no file or folder {source}.{hint} Give a name (digits, {', '.join(KNOWN)}) or "
+        f"the path to {_KINDS}."
+    )
+
+
+def _places(name: str) -> Iterator[Path]:
+    home = os.environ.get("SFUMATO_HOME") or Path.home() / ".cache" / "sfumato"
+    for folder in (Path("."), Path("data"), Path(home) / "data"):
+        yield from (folder / place for place in KNOWN[name])
+    if name in _DEBIAN:
+        yield Path(_DEBIAN[name])
+
+
+def _neighbours(path: Path) -> list[str]:
+    """What lies where `path` should, as it would be typed."""
+    folder = path.parent
+    return [str(folder / p.name) for p in folder.iterdir()] if folder.is_dir() else []
+
+
+def _spelt(source: str | os.PathLike[str]) -> str:
+    name = os.fspath(source).lower().replace("_", "-")
+    return _ALIASES.get(name, name)
+
+
+def _check(
+    size: int | Size | None, channels: int | None, limit: int | None, split: str
+) -> Size | None:
+    if channels not in (None, *CHANNELS):
+        raise ValueError(f"channels = {channels}: give 1 (grey), 3 (RGB) or 4 (with opacity).")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit = {limit}: give 1 or more, or None for all images.")
+    if split not in ("train", "test"):
+        raise ValueError(f"split = {split!r}: give 'train' or 'test'.")
+    shape = (size, size) if isinstance(size, int) else size
+    if shape is not None and (len(shape) != 2 or min(shape) < 1):
+        raise ValueError(f"size = {size}: give a side or (height, width), in pixels.")
+    return shape
+
+
+def _digits(split: str) -> Arrays:
+    if split == "test":
+        raise ValueError("the built-in digits have no test split: hold some back with data.split.")
+    return builtin.digits()
+
+
+def _name(path: Path) -> str:
+    """The file or folder's name as a word that can stand in a run's name."""
+    stem = re.sub(r"(\.tar)?\.(gz|tgz|tar|zip|npz|npy)$", "", path.name, flags=re.IGNORECASE)
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "images"
+
+
+def _named(found: Arrays, path: Path) -> Arrays:
+    return replace(found, name=found.name or _name(path))
+
+
+def _from_arrays(
+    found: Arrays,
+    source: str,
+    size: Size | None,
+    channels: int | None,
+    limit: int | None,
+    labels: bool,
+    progress: Progress | None,
+) -> ImageData:
+    if not len(found.images):
+        raise ValueError(f"{source} holds no images at all.")
+    had = found.images.shape[2:]
+    small = size is not None and (had[0] < size[0] or had[1] < size[1])
+    whole = ImageData(
+        images=torch.from_numpy(found.images),
+        labels=torch.from_numpy(found.labels) if labels and found.labels is not None else None,
+        class_names=found.class_names if labels else (),
+        name=found.name,
+        source=source,
+        notes=found.notes,
+    )
+    if limit is not None and limit < len(whole):
+        whole = subset(whole, spread(len(whole), limit, whole.labels))
+    fitted = fit_all(whole.images.numpy(), size, channels, progress)
+    notes = (*whole.notes, enlarged_note(len(whole))) if small else whole.notes
+    return replace(whole, images=torch.from_numpy(fitted), notes=notes)
+
+
+def _from_files(
+    container: Container,
+    name: str,
+    size: Size | None,
+    channels: int | None,
+    limit: int | None,
+    labels: bool,
+    progress: Progress | None,
+    split: str,
+) -> ImageData:
+    listing = list_images(container, split, labels)
+    classes = None if listing.labels is None else torch.from_numpy(listing.labels)
+    names = listing.names
+    if limit is not None and limit < len(names):
+        chosen = spread(len(names), limit, classes)
+        names = tuple(names[i] for i in chosen.tolist())
+        classes = None if classes is None else classes[chosen]
+    batch = decode_all(container, names, size, channels, progress)
+    return ImageData(
+        images=torch.from_numpy(batch.images),
+        labels=None if classes is None else classes[torch.from_numpy(batch.kept)],
+        class_names=listing.class_names,
+        name=name,
+        source=container.where,
+        skipped=(*listing.skipped, *batch.skipped),
+        notes=(*listing.notes, *batch.notes),
+    )

@@ -1,0 +1,138 @@
+"""Image files in folders: which of them, and of what class.
+
+    dataset.json beside them (EDM's form: {"labels": [["00000/img.png", 6], ...]})  -> its labels
+    else every image in some sub-folder                                            -> a class each
+    else                                                                           -> no labels
+
+Folders that all images share do not count, and folders named train and test (val, ...) choose
+the split. Classes are numbered in the sorted order of their folders' names.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.data.arrays import index_labels
+from sfumato.data.containers import Container, Skipped, plain_name
+from sfumato.data.images import SUFFIXES
+
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "val", "valid", "validation", "eval")  # the first that is there
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files to decode, in order, with their classes."""
+
+    names: tuple[str, ...]
+    labels: NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] = ()
+    skipped: Skipped = ()
+    notes: tuple[str, ...] = ()
+
+
+def list_images(container: Container, split: str, labels: bool = True) -> Listing:
+    """The images of one split ("train" or "test"), sorted by name.
+
+    Raises ValueError where there are none, or no such split.
+    """
+    images = tuple(n for n in container.names if PurePosixPath(n).suffix.lower() in SUFFIXES)
+    if not images:
+        raise ValueError(_nothing_found(container))
+    names, notes = _of_split(images, split, container.where)
+    listing = Listing(names, skipped=container.skipped, notes=notes)
+    if not labels:
+        return listing
+    found = min(
+        (name for name in container.names if PurePosixPath(name).name == "dataset.json"),
+        key=lambda name: name.count("/"),
+        default=None,
+    )
+    return _by_folder(listing) if found is None else _by_json(listing, container, found)
+
+
+def _parts(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The folders of each name, less those that all of them share."""
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    ends = zip(min(folders), max(folders), strict=False)  # what these two share, all do
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    return [f[shared:] for f in folders]
+
+
+def _of_split(
+    names: tuple[str, ...], split: str, where: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    tops = [parts[0].lower() if parts else "" for parts in _parts(names)]
+    there = set(tops)
+    divided = there <= {*TRAIN, *TEST} and there & set(TRAIN)
+    if not divided:
+        if split == "test":
+            raise ValueError(
+                f"{where} has no folders named train and test, so no test split: give the folder "
+                "of the test images itself, or hold some back with data.split."
+            )
+        return names, ()
+    chosen = next(name for name in (TEST if split == "test" else TRAIN) if name in there)
+    kept = tuple(name for name, top in zip(names, tops, strict=True) if top == chosen)
+    return kept, (f"Of its folders {', '.join(sorted(there))} only {chosen} was read.",)
+
+
+def _by_folder(listing: Listing) -> Listing:
+    parts = _parts(listing.names)
+    outside = [name for name, p in zip(listing.names, parts, strict=True) if not p]
+    if len(outside) == len(parts):
+        return listing
+    if outside:
+        note = (
+            f"No labels: {len(outside):,} images lie beside the folders, {outside[0]} for one. "
+            "Move them into class folders, or away, to train by class."
+        )
+        return replace(listing, notes=(*listing.notes, note))
+    class_names = tuple(sorted({p[0] for p in parts}))
+    index = {name: k for k, name in enumerate(class_names)}
+    labels = np.array([index[p[0]] for p in parts], dtype=np.int64)
+    return replace(listing, labels=labels, class_names=class_names)
+
+
+def _by_json(listing: Listing, container: Container, name: str) -> Listing:
+    """Labels out of a dataset.json. Null says none: EDM's folders 00000, ... are no classes."""
+    what = f"{name} in {container.where}"
+    given = _pairs(container.read(name), what, PurePosixPath(name).parent)
+    if given is None:
+        return replace(
+            listing, notes=(*listing.notes, "dataset.json says that there are no labels.")
+        )
+    known = tuple(name for name in listing.names if name in given)
+    if not known:
+        raise ValueError(f"{what} has no label for any image there. Correct or remove it.")
+    unknown = tuple(
+        (name, "dataset.json has no label for it") for name in listing.names if name not in given
+    )
+    labels, class_names = index_labels([given[name] for name in known], len(known), what)
+    skipped = (*listing.skipped, *unknown)
+    return replace(listing, names=known, labels=labels, class_names=class_names, skipped=skipped)
+
+
+def _pairs(contents: bytes, what: str, folder: PurePosixPath) -> dict[str, Any] | None:
+    """Label by name; None where the labels are null."""
+    try:
+        pairs = json.loads(contents)["labels"]
+        return None if pairs is None else {str(folder / plain_name(n)): k for n, k in pairs}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f'{what} is not in the form {{"labels": [["path.png", 0], ...]}} or '
+            f'{{"labels": null}} ({type(error).__name__}: {error}). Correct or remove it.'
+        ) from error
+
+
+def _nothing_found(container: Container) -> str:
+    kinds = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in container.names)
+    found = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common(5)) or "nothing"
+    return f"{container.where} holds no image; found: {found}."

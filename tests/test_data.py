@@ -1,0 +1,297 @@
+"""Data sets from every kind of source, made here file by file."""
+
+import io
+import os
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from packing import KINDS, as_folder, as_tar, as_tar_gz, as_zip, fruit, png, values
+from sfumato.data import containers, decoding, find, load
+
+# --- image files --------------------------------------------------------------------------------
+
+
+@KINDS
+def test_a_class_is_a_folder_however_packed(tmp_path, make):
+    calls = []
+    source = make(tmp_path / "fruit", fruit(**{"read me.txt": b"hello"}))
+    data = load(source, progress=lambda *call: calls.append(call))
+    assert values(data) == [10, 11, 12, 20]
+    assert data.labels.tolist() == [0, 0, 0, 1]
+    assert data.class_names == ("apple", "pear")
+    assert data.images.shape == (4, 1, 4, 4)
+    assert data.images.dtype == torch.uint8
+    assert (data.name, data.source) == ("fruit", str(source))
+    assert data.skipped == data.notes == ()
+    assert calls == [(4, 4), (4, 4)]  # headers, then pixels
+
+
+@KINDS
+def test_shared_folders_are_no_classes(tmp_path, make):
+    files = {f"set/all/{name}": data for name, data in fruit().items()}
+    assert load(make(tmp_path / "x", files)).class_names == ("apple", "pear")
+    flat = {"set/all/b.png": png(2), "set/all/a.png": png(1)}
+    data = load(make(tmp_path / "y", flat))
+    assert (values(data), data.labels, data.class_names) == ([1, 2], None, ())
+
+
+def test_images_beside_the_class_folders_take_the_labels_away(tmp_path):
+    data = load(as_folder(tmp_path, fruit(**{"cover.png": png(99)})))
+    assert data.labels is None
+    assert len(data) == 5
+    assert "cover.png" in data.notes[0]
+
+
+def test_folders_named_train_and_test_choose_the_split(tmp_path):
+    files = {f"train/{name}": data for name, data in fruit().items()}
+    source = as_folder(tmp_path, files | {"Test/pear/9.png": png(29), "Test/apple/9.png": png(19)})
+    train, test = load(source), load(source, split="test")
+    assert (values(train), values(test)) == ([10, 11, 12, 20], [19, 29])
+    assert train.class_names == test.class_names == ("apple", "pear")
+    assert train.notes == ("Of its folders test, train only train was read.",)
+    with pytest.raises(ValueError, match="no test split"):
+        load(source / "train", split="test")
+
+
+@KINDS
+def test_hidden_files_are_not_seen(tmp_path, make):
+    hidden = {".DS_Store": b"x", "__MACOSX/1.png": png(), "pear/.thumbs/1.png": png(1)}
+    data = load(make(tmp_path / "x", fruit(**hidden)))
+    assert (values(data), data.skipped) == ([10, 11, 12, 20], ())
+
+
+@KINDS
+def test_broken_files_are_named_and_left_out(tmp_path, make):
+    bad = {
+        "apple/0.png": png(1, (64, 64))[:60],
+        "pear/0.jpg": b"only words",
+        "pear/2.png": b"",
+        "plum/1.png": b"GIF89a",
+    }
+    data = load(make(tmp_path / "x", fruit(**bad)))
+    assert values(data) == [10, 11, 12, 20]
+    assert data.labels.tolist() == [0, 0, 0, 1]
+    assert data.class_names == ("apple", "pear", "plum")  # numbers do not hang on what is broken
+    assert [path for path, _ in data.skipped] == sorted(bad)
+    reasons = dict(data.skipped)
+    assert reasons["pear/0.jpg"] == "not an image of a kind that is read here"
+    assert reasons["pear/2.png"] == "the file is empty"
+    assert "4 files were left out, the first: apple/0.png (" in data.describe()
+
+
+def test_where_nothing_is_left_the_error_says_what_was_found(tmp_path):
+    with pytest.raises(ValueError, match=r"not one of 1 images .* a.png \(the file is empty\)"):
+        load(as_folder(tmp_path / "a", {"a.png": b""}))
+    with pytest.raises(ValueError, match=r"no image; found: 2 \.txt, 1 \.csv"):
+        load(as_folder(tmp_path / "b", {"1.txt": b"", "2.txt": b"", "3.csv": b""}))
+    (tmp_path / "c").mkdir()
+    with pytest.raises(ValueError, match="found: nothing"):
+        load(tmp_path / "c")
+
+
+def test_links_and_loops(tmp_path):
+    root = as_folder(tmp_path / "set", fruit())
+    outside = as_folder(tmp_path / "plums", {"7.png": png(30)})
+    os.symlink(root, root / "apple" / "loop")
+    os.symlink(root / "pear", root / "apple" / "again")
+    os.symlink(outside, root / "plum")
+    os.symlink(tmp_path / "nothing", root / "pear" / "gone.png")
+    data = load(root)
+    assert values(data) == [10, 11, 12, 20, 30]
+    assert data.class_names == ("apple", "pear", "plum")
+    assert data.skipped == (("pear/gone.png", "a link to nothing, or no regular file"),)
+
+
+@pytest.mark.parametrize("make", [as_zip, as_tar])
+def test_member_names_are_labels_and_never_paths(tmp_path, make):
+    names = ("../../evil/1.png", "/etc/2.png", "C:\\ha\\3.png", "a\x1b[2J/4.png", "./ok/5.png")
+    (tmp_path / "in").mkdir()
+    source = make(tmp_path / "in" / "x", {name: png(k) for k, name in enumerate(names)})
+    before = sorted(tmp_path.rglob("*"))
+    data = load(source)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(data.class_names) == ["a%1b[2J", "etc", "evil", "ha", "ok"]
+
+
+def test_of_two_members_of_one_name_the_later_counts(tmp_path):
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, value in (("a.png", 1), ("b.png", 2), ("./a.png", 3)):
+            member = tarfile.TarInfo(name)
+            member.size = len(png(value))
+            archive.addfile(member, io.BytesIO(png(value)))
+        link = tarfile.TarInfo("c.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    data = load(path)
+    assert values(data) == [3, 2]
+    assert data.skipped == (
+        ("c.png", "a link inside an archive"),
+        ("a.png", "stands here twice; the later one is used"),
+    )
+
+
+def test_damaged_and_oversized_archives(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    for make in (as_tar, as_tar_gz):
+        path = make(tmp_path / "x", {"a.png": stream.getvalue()})
+        path.write_bytes(path.read_bytes()[:2000])
+        with pytest.raises(ValueError, match="is damaged"):
+            load(path)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("a.png", png(1))
+        archive.writestr("b.png", png(2), zipfile.ZIP_LZMA)
+    assert load(tmp_path / "b.zip").skipped == (("b.png", "a zip compression other than deflate"),)
+    monkeypatch.setattr(containers, "MAX_MEMBER", 100)
+    for make in (as_tar, as_zip):
+        data = load(make(tmp_path / "y", {"a.png": stream.getvalue(), "b.png": png()}))
+        assert [path for path, _ in data.skipped] == ["a.png"]
+    monkeypatch.setattr(containers, "MAX_TAR", 1000)
+    with pytest.raises(ValueError, match="unpacks to more than"):
+        load(as_tar_gz(tmp_path / "z", {"a.png": png()}))
+
+
+@KINDS
+def test_edm_labels(tmp_path, make):
+    files = {f"00000/img{k}.png": png(k) for k in range(4)}
+    pairs = b'{"labels": [["00000/img0.png", 2], ["00000/img1.png", 0], ["00000/img3.png", 2]]}'
+    data = load(make(tmp_path / "x", files | {"dataset.json": pairs}))
+    assert (values(data), data.labels.tolist()) == ([0, 1, 3], [2, 0, 2])
+    assert data.class_names == ("0", "1", "2")
+    assert data.skipped == (("00000/img2.png", "dataset.json has no label for it"),)
+    files["00001/img4.png"] = png(4)
+    data = load(make(tmp_path / "y", files | {"dataset.json": b'{"labels": null}'}))
+    assert (len(data), data.labels) == (5, None)  # folders that only keep each other small
+    for bad in (b"[]", b"{", b'{"labels": [3]}', b'{"labels": [["other.png", 1]]}'):
+        with pytest.raises(ValueError, match=r"dataset\.json"):
+            load(make(tmp_path / "z", files | {"dataset.json": bad}))
+
+
+# --- size, channels, limit ----------------------------------------------------------------------
+
+
+def test_a_size_is_chosen_and_said_where_images_differ(tmp_path):
+    sides = [(100, 70), (80, 90), (200, 75)]
+    files = {f"{k}.png": png(k, size) for k, size in enumerate(sides)}
+    data = load(as_folder(tmp_path, files))
+    assert data.size == (64, 64)  # 70 is the smallest short side
+    assert "3 sizes, from 100 x 70 to 200 x 75" in data.notes[0]
+    assert load(tmp_path, size=(50, 60)).size == (50, 60)
+    assert load(tmp_path, size=(50, 60)).notes == ()
+    large = load(tmp_path, size=78)
+    assert large.notes == (
+        "2 images are smaller than that and had to be enlarged, which adds no detail.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(28, 28)] * 3, (28, 28)),
+        ([(300, 200)] * 3, (300, 200)),
+        ([(300, 200), (200, 300)], (64, 64)),
+        ([(50, 60), (60, 49)], (48, 48)),
+        ([(33, 32), (31, 90)], (24, 24)),
+        ([(5, 9), (7, 8)], (5, 5)),
+        ([(9, 9)] + [(99, 99)] * 99 + [(99, 98)], (64, 64)),  # one thumbnail of 101
+        ([(9, 9)] * 2 + [(99, 99)] * 99, (8, 8)),
+    ],
+)
+def test_the_size_that_is_chosen(sizes, expected):
+    assert decoding.choose_size(sizes, None)[0] == expected
+
+
+def test_sizes_that_no_memory_holds_are_refused():
+    with pytest.raises(ValueError, match="Give a smaller size"):
+        decoding.choose_size([(4000, 4000)] * 1000, 3)
+
+
+def test_grey_images_have_one_channel_and_one_coloured_gives_all_three(tmp_path):
+    files = {"1.png": png(7), "2.png": png((8, 8, 8), mode="RGB")}
+    assert load(as_folder(tmp_path, files)).images.shape == (2, 1, 4, 4)
+    files["3.png"] = png((1, 2, 3), mode="RGB")
+    data = load(as_folder(tmp_path, files))
+    assert data.images[:, :, 0, 0].tolist() == [[7, 7, 7], [8, 8, 8], [1, 2, 3]]
+    assert load(tmp_path, channels=1).channels == 1
+    np.save(tmp_path / "grey.npy", np.full((2, 5, 6, 3), 7, np.uint8))
+    assert load(tmp_path / "grey.npy").channels == 1
+    assert load(tmp_path / "grey.npy", channels=3).channels == 3
+    four = load(tmp_path, channels=4)
+    assert four.images[:, :, 0, 0].tolist() == [[7, 7, 7, 255], [8, 8, 8, 255], [1, 2, 3, 255]]
+
+
+def test_arrays_are_fitted_as_files_are(tmp_path):
+    rows = np.arange(24, dtype=np.uint8).reshape(1, 4, 6)
+    np.save(tmp_path / "a.npy", rows)
+    Image.fromarray(rows[0]).save(tmp_path / "a.png")
+    (tmp_path / "png").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "png" / "a.png")
+    for options in ({}, {"channels": 3}, {"channels": 4}, {"size": 2}, {"size": 9, "channels": 3}):
+        array, file = load(tmp_path / "a.npy", **options), load(tmp_path / "png", **options)
+        assert torch.equal(array.images, file.images)
+        assert array.notes == file.notes or options.get("size") == 9
+    assert len(load(tmp_path / "a.npy", size=9).notes) == 1
+
+
+def test_limit_takes_from_every_class_and_labels_can_be_left(tmp_path):
+    files = {f"{kind}/{k}.png": png(k) for kind in "abc" for k in range(8)}
+    source = as_folder(tmp_path / "x", files)
+    data = load(source, limit=6)
+    assert data.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert values(data) == [2, 6] * 3
+    assert len(load(source, limit=100)) == 24
+    bare = load(source, labels=False)
+    assert (bare.labels, bare.class_names, len(bare)) == (None, (), 24)
+    assert torch.bincount(load("digits", limit=500).labels).tolist() == [50] * 10
+    assert load("digits", labels=False).labels is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 2}, "channels = 2"),
+        ({"limit": 0}, "limit = 0"),
+        ({"size": 0}, "size = 0"),
+        ({"split": "val"}, "split = 'val'"),
+        ({"split": "test"}, "no test split"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        load("digits", **options)
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def test_names_are_looked_for_where_sets_usually_lie(tmp_path, monkeypatch):
+    here, home = tmp_path / "here", tmp_path / "home"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("SFUMATO_HOME", str(home))
+    with pytest.raises(ValueError, match="mnist is not on this machine"):
+        find("mnist")
+    as_folder(home / "data" / "MNIST" / "raw", {"x": b""})
+    assert find("mnist") == (home / "data" / "MNIST" / "raw").resolve()
+    as_folder(here / "data" / "mnist", {"x": b""})
+    assert find("MNIST") == (here / "data" / "mnist").resolve()
+
+
+def test_a_misspelt_name_is_answered_with_the_near_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flowers").mkdir()
+    for wrong, right in (("digit", "digits"), ("fashion-mnits", "fashion-mnist")):
+        with pytest.raises(ValueError, match=f"Did you mean {right}"):
+            load(wrong)
+    with pytest.raises(ValueError, match="Did you mean flowers"):
+        load("flower")
+    (tmp_path / "one.png").write_bytes(png())
+    with pytest.raises(ValueError, match="give the folder that it lies in"):
+        load("one.png")
