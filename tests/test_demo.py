@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from judge import read, trained
 from PIL import Image
-from tiny import SHARED
 
+from judge import read, trained
 from sfumato.folder import read_metrics
+from tiny import SHARED
 
 MNIST = SHARED / "mnist"
 
