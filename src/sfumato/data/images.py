@@ -88,8 +88,8 @@ def probe(data: bytes) -> Size:
     """
     with _opened(data) as image:
         # Pillow gives a TIFF's size upright. A PNG without the key would be decoded whole here.
-        asleep = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
-        return _upright(image.size, 1 if asleep else _orientation(image))
+        as_stored = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
+        return _upright(image.size, 1 if as_stored else _orientation(image))
 
 
 def decode(data: bytes, size: Size | None = None, channels: int | None = None) -> Decoded:

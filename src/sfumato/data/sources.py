@@ -6,7 +6,7 @@ name ("digits", "mnist", ...) -> path -> what lies there -> arrays or files -> I
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -60,21 +60,47 @@ def load(
 
     Raises ValueError, saying what was found, for whatever is not such a source.
     """
-    shape = _check(size, channels, limit, split)
+    wanted = _Wanted(_shape(size), channels, limit, labels, progress, split)
     if _spelt(source) == "digits":
-        return _from_arrays(
-            _digits(split), builtin.ORIGIN, shape, channels, limit, labels, progress
-        )
+        return _from_arrays(_digits(split), builtin.ORIGIN, wanted)
     path = find(source)
     if path.suffix.lower() in (".npy", ".npz"):
-        found = _named(arrays.read(path, split), path)
-        return _from_arrays(found, str(path), shape, channels, limit, labels, progress)
+        return _from_arrays(_named(arrays.read(path, split), path), str(path), wanted)
     with open_container(path) as container:
         for form in (idx, cifar):
             if form.present(container):
                 found = _named(form.read(container, split), path)
-                return _from_arrays(found, str(path), shape, channels, limit, labels, progress)
-        return _from_files(container, _name(path), shape, channels, limit, labels, progress, split)
+                return _from_arrays(found, str(path), wanted)
+        return _from_files(container, _name(path), wanted)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the caller of `load` asked for."""
+
+    size: Size | None
+    channels: int | None
+    limit: int | None
+    labels: bool
+    progress: Progress | None
+    split: str
+
+    def __post_init__(self) -> None:
+        if self.channels not in (None, *CHANNELS):
+            raise ValueError(
+                f"channels = {self.channels}: give 1 (grey), 3 (RGB) or 4 (with opacity)."
+            )
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit = {self.limit}: give 1 or more, or None for all images.")
+        if self.split not in ("train", "test"):
+            raise ValueError(f"split = {self.split!r}: give 'train' or 'test'.")
+
+
+def _shape(size: int | Size | None) -> Size | None:
+    shape = (size, size) if isinstance(size, int) else size
+    if shape is not None and (len(shape) != 2 or min(shape) < 1):
+        raise ValueError(f"size = {size}: give a side or (height, width), in pixels.")
+    return shape
 
 
 def find(source: str | os.PathLike[str]) -> Path:
@@ -92,10 +118,9 @@ def find(source: str | os.PathLike[str]) -> Path:
         for place in places:
             if place.exists():
                 return place.resolve()
-        looked = ", ".join(str(place.parent) for place in dict.fromkeys(places))
         raise ValueError(
-            f"{source} is not on this machine: looked in {looked}. Put its files into "
-            f"./data/{name}, or give the path to them."
+            f"{source} is not on this machine: there is no {', '.join(map(str, places))}. Put its "
+            f"files into data/{name}, or give the path to them."
         )
     near = get_close_matches(name, ["digits", *KNOWN, *_neighbours(path)], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
@@ -124,21 +149,6 @@ def _spelt(source: str | os.PathLike[str]) -> str:
     return _ALIASES.get(name, name)
 
 
-def _check(
-    size: int | Size | None, channels: int | None, limit: int | None, split: str
-) -> Size | None:
-    if channels not in (None, *CHANNELS):
-        raise ValueError(f"channels = {channels}: give 1 (grey), 3 (RGB) or 4 (with opacity).")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit = {limit}: give 1 or more, or None for all images.")
-    if split not in ("train", "test"):
-        raise ValueError(f"split = {split!r}: give 'train' or 'test'.")
-    shape = (size, size) if isinstance(size, int) else size
-    if shape is not None and (len(shape) != 2 or min(shape) < 1):
-        raise ValueError(f"size = {size}: give a side or (height, width), in pixels.")
-    return shape
-
-
 def _digits(split: str) -> Arrays:
     if split == "test":
         raise ValueError("the built-in digits have no test split: hold some back with data.split.")
@@ -155,55 +165,39 @@ def _named(found: Arrays, path: Path) -> Arrays:
     return replace(found, name=found.name or _name(path))
 
 
-def _from_arrays(
-    found: Arrays,
-    source: str,
-    size: Size | None,
-    channels: int | None,
-    limit: int | None,
-    labels: bool,
-    progress: Progress | None,
-) -> ImageData:
+def _from_arrays(found: Arrays, source: str, wanted: _Wanted) -> ImageData:
     if not len(found.images):
         raise ValueError(f"{source} holds no images at all.")
-    had = found.images.shape[2:]
-    small = size is not None and (had[0] < size[0] or had[1] < size[1])
+    labelled = wanted.labels and found.labels is not None
     whole = ImageData(
         images=torch.from_numpy(found.images),
-        labels=torch.from_numpy(found.labels) if labels and found.labels is not None else None,
-        class_names=found.class_names if labels else (),
+        labels=torch.from_numpy(found.labels) if labelled else None,
+        class_names=found.class_names if wanted.labels else (),
         name=found.name,
         source=source,
         notes=found.notes,
     )
-    if limit is not None and limit < len(whole):
-        whole = subset(whole, spread(len(whole), limit, whole.labels))
-    fitted = fit_all(whole.images.numpy(), size, channels, progress)
-    notes = (*whole.notes, enlarged_note(len(whole))) if small else whole.notes
+    if wanted.limit is not None and wanted.limit < len(whole):
+        whole = subset(whole, spread(len(whole), wanted.limit, whole.labels))
+    fitted = fit_all(whole.images.numpy(), wanted.size, wanted.channels, wanted.progress)
+    notes = whole.notes
+    if any(new > old for new, old in zip(wanted.size or (), whole.size)):
+        notes = (*notes, enlarged_note(len(whole)))
     return replace(whole, images=torch.from_numpy(fitted), notes=notes)
 
 
-def _from_files(
-    container: Container,
-    name: str,
-    size: Size | None,
-    channels: int | None,
-    limit: int | None,
-    labels: bool,
-    progress: Progress | None,
-    split: str,
-) -> ImageData:
-    listing = list_images(container, split, labels)
-    classes = None if listing.labels is None else torch.from_numpy(listing.labels)
+def _from_files(container: Container, name: str, wanted: _Wanted) -> ImageData:
+    listing = list_images(container, wanted.split, wanted.labels)
     names = listing.names
-    if limit is not None and limit < len(names):
-        chosen = spread(len(names), limit, classes)
+    labels = None if listing.labels is None else torch.from_numpy(listing.labels)
+    if wanted.limit is not None and wanted.limit < len(names):
+        chosen = spread(len(names), wanted.limit, labels)
         names = tuple(names[i] for i in chosen.tolist())
-        classes = None if classes is None else classes[chosen]
-    batch = decode_all(container, names, size, channels, progress)
+        labels = None if labels is None else labels[chosen]
+    batch = decode_all(container, names, wanted.size, wanted.channels, wanted.progress)
     return ImageData(
         images=torch.from_numpy(batch.images),
-        labels=None if classes is None else classes[torch.from_numpy(batch.kept)],
+        labels=None if labels is None else labels[torch.from_numpy(batch.kept)],
         class_names=listing.class_names,
         name=name,
         source=container.where,
