@@ -57,11 +57,21 @@ def _log_variances(p: Prediction, s: Tensor, steps: int) -> tuple[Tensor, Tensor
     return small, p.variance_mix * large + (1 - p.variance_mix) * small
 
 
+def _check_clock(process: Process) -> None:
+    if process.t_max != 1:
+        raise ValueError(
+            "the bound is of a chain of equal steps in [0, 1] that ends at N(0, I); "
+            f"{process} ends at t = {process.t_max:g}. Ask for the bound of OnProcess(denoiser, "
+            "LinearVP()), with a beta_max that ends with no more noise: 17 for Karras()."
+        )
+
+
 def bound_term(p: Prediction, x0: Tensor, steps: int) -> Tensor:
     """The bound's term for the step from p.t to p.t - 1 / steps, in bits per dimension: (B,).
 
     A KL divergence, or at the last step -log p(x0 | x_1). p.t must have the shape (B,).
     """
+    _check_clock(p.process)
     s = ((p.t * steps).round() - 1) / steps
     truth, model = (p.process.posterior(p.x_t, x, p.t, s) for x in (x0, p.x0))
     small, log_var = _log_variances(p, s, steps)
@@ -72,6 +82,7 @@ def bound_term(p: Prediction, x0: Tensor, steps: int) -> Tensor:
 
 def prior_term(process: Process, x0: Tensor) -> Tensor:
     """KL(q(x_T | x0) || N(0, I)) in bits per dimension: (B,). Nothing to train; 0 if alpha_T is."""
+    _check_clock(process)
     end = torch.tensor(process.t_max, dtype=torch.float64)
     mean, log_var = process.alpha(end).to(x0) * x0, 2 * process.sigma(end).log().to(x0)
     zero = torch.zeros_like(x0)

@@ -56,8 +56,8 @@ class DiscreteVP(Process):
         return (
             f"{type(self).__name__}: {self.signal_left:.1%} of the image's amplitude is left at "
             f"the last of {self.steps} steps, but sampling starts from pure noise, so brightness "
-            "and colour will be off. Use more steps, leave the betas rescaled (rescaled=True), take "
-            "CosineBetas, or set zero_terminal_snr=True and train with PredictV."
+            "and colour will be off. Use more steps, leave the betas rescaled (rescaled=True), "
+            "take CosineBetas, or set zero_terminal_snr=True and train with PredictV."
         )
 
     def times_of(self, indices: Tensor) -> Tensor:

@@ -60,17 +60,25 @@ def _then_clean(process: DiscreteVP, indices: Tensor) -> Tensor:
 
 
 def leading_times(process: DiscreteVP, steps: int, offset: int = 0) -> Tensor:
-    """Every (T // steps)-th step counted from the clean end: DDIM's grid. Never starts at T."""
+    """Every (T // steps)-th step counted from the clean end: DDIM's grid.
+
+    offset, 0-based, is the last step before clean data: diffusers' steps_offset. The first is below
+    T unless the offset brings it there.
+    """
     _check(steps, process.steps)
     stride = process.steps // steps
+    most = process.steps - 1 - (steps - 1) * stride
+    if not 0 <= offset <= most:
+        raise ValueError(f"offset = {offset}; {steps} of {process.steps} steps leave 0..{most}.")
     return _then_clean(process, torch.arange(steps).flip(0) * stride + offset)
 
 
 def trailing_times(process: DiscreteVP, steps: int) -> Tensor:
     """Every (T / steps)-th step counted from T: Lin et al. (2024), table 2."""
     _check(steps, process.steps)
-    stride = process.steps / steps
-    positions = process.steps - torch.arange(steps, dtype=torch.float64) * stride
+    # Not -T / steps, but so that a step halfway between two rounds as numpy.arange's in diffusers.
+    stride = (process.steps - process.steps / steps) - process.steps
+    positions = process.steps + torch.arange(steps, dtype=torch.float64) * stride
     return _then_clean(process, positions.round() - 1)
 
 

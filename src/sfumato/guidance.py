@@ -86,7 +86,8 @@ class Within:
 class ByGradient:
     """Add scale * grad log_prob to the score: classifier guidance and DPS alike.
 
-    log_prob(prediction, cond) -> (B,). A classifier of noisy images reads prediction.x_t and
+    log_prob(prediction, cond) -> (B,). cond goes to the denoiser too: where that takes none, give
+    the label to log_prob by a closure. A classifier of noisy images reads prediction.x_t and
     prediction.t; a measurement of the clean image reads prediction.x0, and the gradient then flows
     through the network. Dhariwal and Nichol (2021), algorithm 2; Chung et al. (2023), eq. 14.
     Not defined where alpha = 0.
@@ -106,4 +107,5 @@ class ByGradient:
             p = self.denoiser(x_t, t, cond)
             (gradient,) = torch.autograd.grad(self.log_prob(p, cond).sum(), x_t)
         x0 = p.x0 + self.scale * p.sigma**2 / p.alpha * gradient
-        return Prediction(x_t.detach(), x0.detach(), t, self.process, p.variance_mix)
+        mix = None if p.variance_mix is None else p.variance_mix.detach()
+        return Prediction(x_t.detach(), x0.detach(), t, self.process, mix)

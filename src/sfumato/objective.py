@@ -69,12 +69,13 @@ class UniformTimes:
 
 @dataclass(frozen=True)
 class DiscreteTimes:
-    """Uniform over the steps 1/T, ..., 1 of a DiscreteVP: Ho et al. (2020), algorithm 1."""
+    """Uniform over T equal steps up to t_max, as of a DiscreteVP: Ho et al. (2020), algorithm 1."""
 
     steps: int = 1000
 
     def __call__(self, process: Process, u: Tensor) -> Tensor:
-        return (torch.floor(u * self.steps) + 1).clamp(max=self.steps) / self.steps
+        step = (torch.floor(u * self.steps) + 1).clamp(max=self.steps)
+        return process.t_max * step / self.steps
 
 
 @dataclass(frozen=True)

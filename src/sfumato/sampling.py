@@ -16,6 +16,7 @@ from .process import Process, match_dims
 from .solvers import RandnLike, Solver, Step
 
 Project = Callable[[Tensor, Tensor], Tensor]
+DRAWN_IN = torch.float32  # the stream of a generator differs by dtype, so one is held to
 
 
 class Point(NamedTuple):
@@ -40,7 +41,7 @@ class SeededNoise:
     def __call__(self, x: Tensor) -> Tensor:
         if len(x) != len(self.generators):
             raise ValueError(f"{len(x)} images for {len(self.generators)} seeds; give one each.")
-        draws = [torch.randn(x.shape[1:], generator=g) for g in self.generators]
+        draws = [torch.randn(x.shape[1:], generator=g, dtype=DRAWN_IN) for g in self.generators]
         return torch.stack(draws).to(x)
 
 
