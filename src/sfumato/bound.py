@@ -45,7 +45,7 @@ def discretized_log_prob(x0: Tensor, mean: Tensor, log_var: Tensor, levels: int 
 def _log_variances(p: Prediction, s: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """(log beta tilde, log of the model's variance) of the step from p.t to s.
 
-    At s = 0, where beta tilde is 0, the next step's stands in, as in Improved DDPM, section 3.1.
+    At s = 0, where beta tilde is 0, the next step's stands in, as in Improved DDPM's code.
     """
     x_t, last = p.x_t, s <= 0.5 / steps
     t_kept = torch.where(last, torch.full_like(p.t, 2 / steps), p.t)
@@ -110,7 +110,10 @@ def variational_bound(
 
 @dataclass(frozen=True)
 class VariationalBound:
-    """Train on the bound: T times the term of a random step. Nichol and Dhariwal (2021), eq. 4."""
+    """Train on the bound: T times the term of a random step.
+
+    Nichol and Dhariwal (2021), eq. 4 (number from memory).
+    """
 
     steps: int = 1000
 
@@ -128,7 +131,7 @@ class VariationalBound:
 
 @dataclass(frozen=True)
 class Hybrid:
-    """L_simple + vlb_weight * L_vlb: Nichol and Dhariwal (2021), eq. 16.
+    """L_simple + vlb_weight * L_vlb: Nichol and Dhariwal (2021), eq. 16 (number from memory).
 
     The bound trains the variance only: the mean enters it detached.
     """

@@ -89,8 +89,8 @@ class ByGradient:
     log_prob(prediction, cond) -> (B,). cond goes to the denoiser too: where that takes none, give
     the label to log_prob by a closure. A classifier of noisy images reads prediction.x_t and
     prediction.t; a measurement of the clean image reads prediction.x0, and the gradient then flows
-    through the network. Dhariwal and Nichol (2021), algorithm 2; Chung et al. (2023), eq. 14.
-    Not defined where alpha = 0.
+    through the network. Dhariwal and Nichol (2021), algorithm 2; Chung et al. (2023), eq. 14
+    (number from memory). Not defined where alpha = 0.
     """
 
     denoiser: Denoiser

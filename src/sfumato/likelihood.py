@@ -1,6 +1,6 @@
 """Exact log-likelihood by the instantaneous change of variables along the probability-flow ODE.
 
-log p(x_0) = log p(x_T) + integral from 0 to T of div v(x_t, t) dt      Song et al. (2021), eq. 39
+log p(x_0) = log p(x_T) + integral from 0 to T of div v(x_t, t) dt   Y. Song et al. (2021), eq. 39
 """
 
 from collections.abc import Callable

@@ -98,7 +98,10 @@ class PredictV:
 
 @dataclass(frozen=True)
 class PredictVelocity:
-    """The network predicts dx_t/dt; on RectifiedFlow eps - x0: Lipman et al. (2023), eq. 14."""
+    """The network predicts dx_t/dt, which on RectifiedFlow is eps - x0.
+
+    Lipman et al. (2023), eq. 14 (number from memory).
+    """
 
     time_scale: float = 1000.0
     time_offset: float = 0.0

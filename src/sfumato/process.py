@@ -120,7 +120,7 @@ def _time_of_integral(integral: Tensor, beta_min: float, beta_max: float) -> Ten
 
 @dataclass(frozen=True)
 class LinearVP(Process):
-    """Variance preserving, beta(t) linear in t: Song et al. (2021), eqs. 32 and 33."""
+    """Variance preserving, beta(t) linear in t: Y. Song et al. (2021), eqs. 32 and 33."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -146,7 +146,7 @@ class LinearVP(Process):
 
 @dataclass(frozen=True)
 class SubVP(Process):
-    """Less variance than VP at every t, same signal: Song et al. (2021), eqs. 28 and 29."""
+    """Less variance than VP at every t, same signal: Y. Song et al. (2021), eqs. 27 and 29."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -192,7 +192,7 @@ class Karras(Process):
 
 @dataclass(frozen=True)
 class RectifiedFlow(Process):
-    """The straight path from data to noise: Liu et al. (2023), eq. 1, with t = 1 as noise."""
+    """The straight path from data to noise: Liu et al. (2023), section 2.1, with t = 1 as noise."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
