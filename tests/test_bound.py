@@ -95,8 +95,8 @@ def test_the_gradient_is_finite_at_the_outermost_levels(log_variance):
 def literal_term(process, i, x0, x_t, x0_hat, v):
     """The bound's term of step i = 1..T in bits, from the betas alone: (B,).
 
-    Nichol and Dhariwal (2021), eqs. 4 to 7, with the means of eqs. 9 and 11 and the variance of 15;
-    beta tilde of the first step, which is 0, is taken from the second.
+    Nichol and Dhariwal (2021), eqs. 4 to 7, 10, 11 and 15 (all but 10 and 15 from memory); beta
+    tilde of the first step, which is 0, is taken from the second.
     """
     betas = torch.cat([f64(0.0)[None], process.betas()])
     bars = torch.cumprod(1 - betas, 0)
@@ -249,7 +249,7 @@ def gradients(loss, network):
 
 @pytest.mark.parametrize("row", [PredictNoise(), PredictV()], ids=name)
 def test_the_hybrid_trains_the_mean_by_l_simple_and_the_variance_by_the_bound(row):
-    """Nichol and Dhariwal (2021), eq. 16 and the stop-gradient that goes with it."""
+    """Nichol and Dhariwal (2021), eq. 16 (from memory), and the stop-gradient that goes with it."""
     torch.manual_seed(0)
     network, process = TwoHeads(), CosineBetas()
     denoiser = NetworkDenoiser(network, process, row, learned_variance=True)

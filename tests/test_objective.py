@@ -221,7 +221,7 @@ def test_the_plain_error_of_the_output_is_one_over_c_out_squared(process, row):
 
 
 def test_l_simple_of_ddpm_literally():
-    """Ho et al. (2020), eq. 14, with t = 1..T, and the network told t - 1."""
+    """Ho et al. (2020), eq. 14 (number from memory), with t = 1..T, and the network told t - 1."""
     process, network = LinearBetas(1000), Linear(0.3, -0.2)
     denoiser = NetworkDenoiser(network, process, PredictNoise(1000.0, -1.0))
     u, x0, eps = f64(0.0001, 0.0999, 0.5, 0.9999), *normal(2, 4, 3, 2, 2)
@@ -236,7 +236,7 @@ def test_l_simple_of_ddpm_literally():
 
 
 def test_the_loss_of_edm_literally():
-    """Karras et al. (2022), eq. 2 with table 1: lambda(sigma) |D(y + n; sigma) - y|^2."""
+    """Karras et al. (2022), section 5 with table 1: lambda(sigma) |D(y + n; sigma) - y|^2."""
     sd, network = 0.5, Linear(0.3, -0.2)
     denoiser = NetworkDenoiser(network, Karras(), EDMPreconditioning(sd))
     z, y, unit = f64(-2.0, 0.0, 0.7, 2.5), *normal(2, 4, 3)

@@ -124,7 +124,7 @@ def test_edm_input_and_target_have_unit_variance(process, sd):
 
 @pytest.mark.parametrize("process", WITH_SIGNAL, ids=name)
 def test_edm_amplifies_the_networks_errors_least(process):
-    """Karras et al. (2022), appendix B.6: c_skip is the one that makes c_out smallest."""
+    """Karras et al. (2022), appendix B: c_skip is the one that makes c_out smallest."""
     t, sd = inside(process), 0.7
     c = EDMPreconditioning(sd)(process, t)
 

@@ -218,7 +218,7 @@ def test_diffuse_broadcasts_one_time_or_one_each(process):
 
 @pytest.mark.parametrize("process", [LinearVP(), SubVP()], ids=name)
 def test_vp_and_sub_vp_are_the_integrals_of_beta(process):
-    """Song et al. (2021): alpha = exp(-B/2), sigma^2 = 1 - exp(-B), or its square for sub-VP."""
+    """Y. Song et al. (2021), eq. 29: sigma^2 is 1 - exp(-B), and for sub-VP its square."""
     t = inside(process, 20)
     grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)[:, None] * t
     integral = torch.trapezoid(0.1 + 19.9 * grid, grid, dim=0)

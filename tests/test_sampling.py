@@ -22,6 +22,11 @@ from conftest import (
 )
 from sfumato.discrete import CosineBetas, LinearBetas, SigmoidBetas
 from sfumato.grids import (
+    KarrasGrid,
+    LeadingGrid,
+    LinspaceGrid,
+    TrailingGrid,
+    UniformGrid,
     karras_times,
     leading_times,
     linspace_times,
@@ -385,3 +390,25 @@ def test_an_offset_beyond_the_table_is_refused():
         leading_times(LinearBetas(), 10, offset=100)
     with pytest.raises(ValueError, match=r"offset = -1;.*0\.\.99"):
         leading_times(LinearBetas(), 10, offset=-1)
+
+
+@pytest.mark.parametrize(
+    ("grid", "times"),
+    [
+        (UniformGrid(t_min=0.1), lambda p: uniform_times(p, 7, 0.1)),
+        (KarrasGrid(0.01, 20.0, 5.0), lambda p: karras_times(p, 7, 0.01, 20.0, 5.0)),
+        (LeadingGrid(offset=1), lambda p: leading_times(p, 7, 1)),
+        (TrailingGrid(), lambda p: trailing_times(p, 7)),
+        (LinspaceGrid(), lambda p: linspace_times(p, 7)),
+    ],
+    ids=name,
+)
+def test_grids_as_values_are_the_functions(grid, times):
+    assert torch.equal(grid(LinearBetas(), 7), times(LinearBetas()))
+    assert grid == type(grid)(**vars(grid))
+
+
+@pytest.mark.parametrize("grid", [LeadingGrid(), TrailingGrid(), LinspaceGrid()], ids=name)
+def test_grids_of_a_table_want_a_table(grid):
+    with pytest.raises(ValueError, match=r"RectifiedFlow\(\) has none.*KarrasGrid"):
+        grid(RectifiedFlow(), 7)

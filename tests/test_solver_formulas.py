@@ -91,7 +91,7 @@ SDES = [
 
 @pytest.mark.parametrize(("process", "sde"), SDES, ids=name)
 def test_euler_maruyama_is_the_reverse_sde(process, sde):
-    """Song et al. (2021): x + (f x - g^2 score) (s - t) + g sqrt(t - s) z."""
+    """Y. Song et al. (2021), eq. 6: x + (f x - g^2 score) (s - t) + g sqrt(t - s) z."""
     denoiser, x = mixture(process), 2 * normal(8, 2)
     for t, s in ((0.9, 0.85), (0.3, 0.2), (0.1, 0.0)):
         t, s = t * process.t_max, s * process.t_max
@@ -130,7 +130,7 @@ def test_ancestral_sampling_is_algorithm_2_of_ddpm(process, mix):
 @TABLED
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_is_equation_12_of_the_paper(process, eta):
-    """Song et al. (2021), with their alpha, which is DDPM's alpha_bar."""
+    """J. Song et al. (2021), with their alpha, which is DDPM's alpha_bar."""
     a, x = torch.cumprod(1 - process.betas(), 0), normal(8, 2)
     for now, then in ((998, 900), (500, 499), (40, 0)):
         t, s = process.times_of(torch.tensor([now, then]))
