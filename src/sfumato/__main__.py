@@ -1,10 +1,14 @@
 """The `sfumato` command; `python -m sfumato` is the same."""
 
+import os
 import sys
 
 
 def main() -> None:
-    """Run the command that was typed; a mistake of the caller's is one line and exit code 2."""
+    """Run the command that was typed; a mistake of the caller's is one line and exit code 1."""
+    # Threads that wait for one another asleep instead of spinning: where another program wants a
+    # core too, steps took 4 times as long without it (experiments/LOG.md). Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .arguments import Demo, Info, Sample, Train, UsageError, parse
 
     if sys.argv[1:] in (["--version"], ["version"]):

@@ -27,6 +27,7 @@ from .plots import loss_figure
 from .solvers import DPMSolverPP2M
 from .training import Batch, TrainState, losses_of
 
+PREVIEW_SHARE = 0.1  # of the time since the start
 LEVELS = 8  # equal shares of the training times, each with a held-out loss of its own
 EVERY_STEP_UNTIL = 2_000  # after that every tenth step gets a row, or days would fill the disk
 
@@ -81,6 +82,8 @@ class Session:
     reporter: Reporter
     stop: StopRequest
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=50))
+    begun: float = field(default_factory=time.monotonic)
+    looked: float = 0.0  # seconds spent on previews
 
     def stopped(self) -> bool:
         return self.stop.asked
@@ -117,7 +120,19 @@ class Session:
         return (step - first) * self.run.train.batch / (now - then) if n > 1 else 0.0
 
     def preview(self, state: TrainState) -> None:
-        """The held-out loss of weights and average, a grid from fixed seeds, the loss figure."""
+        """The held-out loss of weights and average, a grid from fixed seeds, the loss figure.
+
+        Left out where previews have taken more than a tenth of the time; never the first or last.
+        """
+        now = time.monotonic()
+        last = self.run.train.progress(state.step, state.seconds) >= 1
+        if not last and self.looked > PREVIEW_SHARE * (now - self.begun) and state.step:
+            return
+        self._look(state)
+        self.looked += time.monotonic() - now
+        self.recent.clear()
+
+    def _look(self, state: TrainState) -> None:
         self._evaluate(state)
         denoiser: Denoiser = state.average  # type: ignore[assignment]
         images = self.draw(denoiser, 4, preview_of(self.run.sampling))
@@ -126,7 +141,6 @@ class Session:
         path.parent.mkdir(exist_ok=True)
         save_png(picture, path, self.settings(state, preview_of(self.run.sampling)))
         loss_figure(read_metrics(self.folder), self.folder / "loss.png")
-        self.recent.clear()
 
     def _evaluate(self, state: TrainState) -> None:
         if self.held_out is None:
