@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.deprecated.scheduling_sde_vp import ScoreSdeVpScheduler
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -53,10 +54,11 @@ from sfumato.denoiser import (
     OnProcess,
 )
 from sfumato.discrete import DiscreteVP
+from sfumato.exact import GaussianMixture
 from sfumato.grids import karras_times, leading_times, linspace_times, trailing_times
 from sfumato.parameterization import EDMPreconditioning, PredictVelocity
-from sfumato.process import Karras, RectifiedFlow
-from sfumato.solvers import DDIM, Ancestral, DPMSolverPP2M, Euler, Heun, Solver
+from sfumato.process import Karras, LinearVP, RectifiedFlow
+from sfumato.solvers import DDIM, Ancestral, DPMSolverPP2M, Euler, EulerMaruyama, Heun, Solver
 
 # diffusers converts its float32 tables by np.array(tensor), which NumPy 2 has deprecated.
 pytestmark = pytest.mark.filterwarnings(
@@ -363,6 +365,26 @@ def test_every_step_of_a_rectified_flow_is_that_of_diffusers(
     if isinstance(solver, Heun):
         peers = peers[1::2] + peers[-1:]
     assert difference(ours(denoiser, noise(), times, solver), peers) <= 1e-5
+
+
+# ---- the reverse SDE
+
+
+@pytest.mark.parametrize("number", range(19))
+def test_euler_maruyama_step_is_that_of_diffusers(number: int) -> None:
+    """Theirs goes 1 / steps down, wherever its grid goes next; so each step stands alone."""
+    made, process = ScoreSdeVpScheduler(), LinearVP()
+    made.set_timesteps(20)
+    t = made.timesteps[number].double()
+    times = torch.stack([t, t - 1 / 20])
+    alpha, sigma = process.alpha(t).item(), process.sigma(t).item()
+    eps = ((noise() - alpha * mixture_x0(noise(), alpha, sigma)) / sigma).float()
+    generator = torch.Generator().manual_seed(0)
+    peer, _ = made.step_pred(eps, noise(), made.timesteps[number], generator=generator)
+    mixed = GaussianMixture(process, torch.tensor([[1.0], [-1.0]]), 0.3)
+    x = noise().reshape(-1, 1)
+    points = ours(mixed, x, times, EulerMaruyama(), seeded(0))
+    assert difference([points[-1].reshape(peer.shape)], [peer]) <= 1e-5
 
 
 # ---- a thousand steps

@@ -158,6 +158,8 @@ class _Trial:
 
     @torch.no_grad()
     def output(self) -> Tensor:
-        """What the network makes of the batch: (B,) losses hide nothing that matters here."""
+        """The network's raw output for the batch's noise, (B, C, H, W)."""
         self.model.eval()
-        return self.loss(self.model, self.batch)
+        eps = self.batch["eps"].to(self.device)
+        level = torch.linspace(-1, 1, len(eps), device=self.device)
+        return self.model.run_network(eps, level, self.batch.get("labels"))

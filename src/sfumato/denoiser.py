@@ -51,7 +51,7 @@ class NetworkDenoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
         t = t.expand(len(x_t))
         c = self.parameterization(self.process, t)
-        output = self._run(match_dims(c.c_in, x_t) * x_t, c.c_noise.to(x_t), cond)
+        output = self.run_network(match_dims(c.c_in, x_t) * x_t, c.c_noise.to(x_t), cond)
         variance_mix = None
         if self.learned_variance:
             output, raw = output.chunk(2, dim=1)
@@ -59,7 +59,8 @@ class NetworkDenoiser(nn.Module):
         x0 = match_dims(c.c_skip, x_t) * x_t + match_dims(c.c_out, x_t) * output
         return Prediction(x_t, x0, t, self.process, variance_mix)
 
-    def _run(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+    def run_network(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        """The network's raw output in `precision`, returned in x's dtype."""
         low = self.precision in (torch.bfloat16, torch.float16)
         with torch.autocast(x.device.type, dtype=self.precision if low else None, enabled=low):
             return self.network(x, noise_level, cond).to(x)
