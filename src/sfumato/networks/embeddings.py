@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LONGEST = 10_000.0  # ratio of the longest wavelength to the shortest, which is 2 pi scaled units
+LONGEST = 10_000.0  # wavelengths run from 2 pi scaled units to nearly this many times 2 pi
 
 
 class NoiseEmbedding(nn.Module):
