@@ -26,7 +26,7 @@ def digits() -> Run:
         parameterization=EDMPreconditioning(sigma_data=0.62),
         objective=Denoising(LogNormalTimes(mean=-1.0, std=1.2)),
         network=UNetConfig(
-            channels=32, multipliers=(1, 2), blocks=2, attention_at=(4,), patch=2, noise_scale=250.0
+            channels=32, multipliers=(1, 2), blocks=2, attention_at=(), patch=2, noise_scale=250.0
         ),
         train=TrainConfig(seconds=150, batch=64, lr=2e-3),
         sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=1.5),
