@@ -71,7 +71,7 @@ def setup(extras):
     stamp = VENV / "ready.txt"
     if stamp.exists() and key in stamp.read_text().split():
         return
-    print("First set-up: about 0.3 GB to download, or 3 GB where an NVIDIA GPU needs CUDA.", flush=True)
+    print("First set-up: about 0.3 GB to download; 3 GB where a GPU needs CUDA.", flush=True)
     try:
         if not PYTHON.exists():
             venv.EnvBuilder(with_pip=True).create(VENV)
@@ -87,7 +87,7 @@ def setup(extras):
 
 
 def main():
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  this file is what an older Python sees first
         sys.exit(f"Python 3.11 or newer is needed; this is {platform.python_version()}.")
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in COMMANDS:

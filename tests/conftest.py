@@ -3,9 +3,12 @@
 All mathematics is tested in float64 by explicit dtypes; the default dtype is never touched.
 """
 
+import os
 import warnings
 from collections.abc import Callable
 from math import cos, sin
+
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command does, before torch is loaded
 
 import pytest
 import torch

@@ -6,9 +6,9 @@ import sys
 
 def main() -> None:
     """Run the command that was typed; a mistake of the caller's is one line and exit code 1."""
-    # Threads that wait for one another asleep instead of spinning: where another program wants a
-    # core too, steps took 4 times as long without it (experiments/LOG.md). Read when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait for one another spin only briefly before they sleep. By default a step takes
+    # several times as long where another program wants a core (experiments/LOG.md); as fast alone.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when torch loads
     from .arguments import Demo, Info, Sample, Train, UsageError, parse
 
     if sys.argv[1:] in (["--version"], ["version"]):

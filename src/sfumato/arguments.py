@@ -30,7 +30,7 @@ Settings = Annotated[
 
 @dataclass(frozen=True)
 class Demo:
-    """Train on the built-in digits for some minutes, draw digits class by class, show the losses."""
+    """Train on the built-in digits for some minutes; draw digits class by class; show losses."""
 
     time: str = "150s"
     """How long to train: 90s, 3m, 1h."""
@@ -166,8 +166,8 @@ PEERS = {  # what other programs call it: what it is here
     "train-batch-size": "--batch (the images of a step in all, not a device's)",
     "batch-size": "--batch (the images of a step in all, not a device's)",
     "batch-gpu": "--micro-batch",
-    "gradient-accumulation-steps": "--micro-batch (the images run at once; --batch stays the total)",
-    "gradient-accumulate-every": "--micro-batch (the images run at once; --batch stays the total)",
+    "gradient-accumulation-steps": "--micro-batch (the images run at once; --batch is the total)",
+    "gradient-accumulate-every": "--micro-batch (the images run at once; --batch is the total)",
     "num-epochs": "--images (epochs x number of images) or --time",
     "num-train-epochs": "--images (epochs x number of images) or --time",
     "epochs": "--images (epochs x number of images) or --time",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .pictures import replacing
+from .pictures import TEXT_KEY, as_json, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,9 +84,12 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def _save(figure: Figure, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+    texts = {"Software": "sfumato"}
+    if settings is not None:
+        texts[TEXT_KEY] = as_json(settings)
     with replacing(path) as draft:
-        figure.savefig(draft, format="png", metadata={"Software": "sfumato"})
+        figure.savefig(draft, format="png", metadata=texts)
 
 
 def _plain(axes: Axes, title: str, x_label: str) -> None:
@@ -226,8 +229,12 @@ def draw_losses(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def loss_figure(rows: Sequence[Row], path: str | Path) -> None:
+def loss_figure(
+    rows: Sequence[Row], path: str | Path, settings: Mapping[str, Any] | None = None
+) -> None:
     """Draws the rows of metrics.jsonl as a PNG: losses, learning rate, losses by noise level.
+
+    settings: plain JSON values, kept in the file for read_settings.
 
     Rows of kind "train" give step, images, loss and lr; rows of kind "held_out" give step, images,
     raw, ema, and of L levels raw_by_level, ema_by_level, level_log_snr (natural logarithm). Losses
@@ -236,7 +243,7 @@ def loss_figure(rows: Sequence[Row], path: str | Path) -> None:
     Raises:
         ValueError: the number of levels differs between rows.
     """
-    _save(draw_losses(rows), path)
+    _save(draw_losses(rows), path, settings)
 
 
 # --- the process

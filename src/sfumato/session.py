@@ -140,7 +140,7 @@ class Session:
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
         path.parent.mkdir(exist_ok=True)
         save_png(picture, path, self.settings(state, preview_of(self.run.sampling)))
-        loss_figure(read_metrics(self.folder), self.folder / "loss.png")
+        self.draw_losses(state)
 
     def _evaluate(self, state: TrainState) -> None:
         if self.held_out is None:
@@ -159,6 +159,11 @@ class Session:
             f"held-out loss at step {state.step:,}: {row['raw']:.4f}, averaged weights "
             f"{row['ema']:.4f} (low noise {low:.3f}, high noise {high:.3f})"
         )
+
+    def draw_losses(self, state: TrainState) -> None:
+        """loss.png from metrics.jsonl."""
+        settings = self.settings(state, self.run.sampling)
+        loss_figure(read_metrics(self.folder), self.folder / "loss.png", settings)
 
     def save(self, state: TrainState) -> None:
         checkpoint.write(self.folder, state, self.run.train.keep)

@@ -14,7 +14,9 @@ def run_demo(args: Demo) -> None:
     train = Train(source="digits", name="demo", time=args.time, seed=args.seed, device=args.device)
     run, data = plan(train)
     device = pick_device(args.device)
-    folder = Trainer(run, data, device, args.quiet).start(None, args.out)
+    folder, finished = Trainer(run, data, device, args.quiet).start(None, args.out)
+    if not finished:
+        return
     with Reporter(folder / "log.txt", quiet=args.quiet) as reporter:
         loaded = load_run(str(folder), device)
         order = order_of(Sample(run=str(folder)), loaded)

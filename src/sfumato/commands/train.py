@@ -22,7 +22,6 @@ from ..folder import (
 from ..networks.describe import flops, parameter_count
 from ..pictures import data_preview, grid, save_png
 from ..planning import check_same, fields_of, plan, resume_folder
-from ..plots import loss_figure
 from ..session import Session, StopRequest
 from ..storage import clear_unfinished, write_file
 from ..training import TrainState, train
@@ -80,8 +79,8 @@ def facts(run: Run, data: ImageData, device: torch.device, folder: Path | None) 
         else f"{device}, {torch.cuda.get_device_name(device) if device.type == 'cuda' else ''}",
         "data": data.describe(),
         "process": str(run.process),
-        "network": f"{count(parameter_count(network))} parameters, {short(forward, 'FLOP')} an image "
-        f"forward, about {short(3 * forward, 'FLOP')} in training; predicts by "
+        "network": f"{count(parameter_count(network))} parameters, {short(forward, 'FLOP')} an "
+        f"image forward, about {short(3 * forward, 'FLOP')} in training; predicts by "
         f"{type(run.parameterization).__name__}",
         "plan": f"{budget_words(run)}, batch {run.train.batch}"
         + (f" in {parts} parts" if parts > 1 else "")
@@ -104,8 +103,8 @@ class Trainer:
         if held_out:
             self.train_data, self.held_data = split(data, held_out)
 
-    def start(self, resume: Path | None, out: Path | None) -> Path:
-        """Train until the budget is spent or Ctrl-C; the run's folder."""
+    def start(self, resume: Path | None, out: Path | None) -> tuple[Path, bool]:
+        """Train until the budget is spent or Ctrl-C; (the run's folder, whether it was spent)."""
         wanted = out or Path("runs") / self.run.name
         folder = resume or new_folder(wanted.parent, wanted.name)
         with (
@@ -115,7 +114,7 @@ class Trainer:
             state, session = self._prepare(folder, resume is not None, reporter, stop)
             self._loop(state, session)
             self._finish(state, session)
-        return folder
+        return folder, not stop.asked
 
     def _prepare(
         self, folder: Path, resumed: bool, reporter: Reporter, stop: StopRequest
@@ -141,7 +140,9 @@ class Trainer:
             self._restore(folder, state, reporter)
         else:
             picture = data_preview(self.train_data.images, card.class_names, self.train_data.labels)
-            save_png(picture, folder / "data-preview.png", {"data": card.name})
+            save_png(
+                picture, folder / "data-preview.png", {"made_by": "sfumato train", **vars(card)}
+            )
         held = (
             None
             if self.held_data is None
@@ -196,14 +197,13 @@ class Trainer:
         picture = grid(images, columns=10, row_labels=session.row_labels())
         save_png(picture, folder / "samples.png", session.settings(state, self.run.sampling))
         rows = read_metrics(folder)
-        loss_figure(rows, folder / "loss.png")
+        session.draw_losses(state)
         _write_page(folder)
         held = [row for row in rows if row["kind"] == "held_out"]
         best = f", held-out loss {held[-1]['ema']:.4f}" if held else ""
         say(f"Done: {state.step:,} steps in {duration(state.seconds)}{best}.")
-        say(
-            f"Pictures: {folder / 'samples.png'}, {folder / 'loss.png'}; all in {folder / 'index.html'}"
-        )
+        say(f"Pictures: {folder / 'samples.png'} and {folder / 'loss.png'};")
+        say(f"everything on one page: {folder / 'index.html'}")
         say(f"Next: sfumato sample {folder}")
 
 

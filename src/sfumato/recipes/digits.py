@@ -29,7 +29,7 @@ def digits() -> Run:
             channels=32, multipliers=(1, 2), blocks=2, attention_at=(), patch=2, noise_scale=250.0
         ),
         train=TrainConfig(seconds=150, batch=64, lr=2e-3),
-        sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=1.5),
+        sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=1.5, clipped=True),
     )
 
 
