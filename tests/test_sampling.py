@@ -129,7 +129,7 @@ def test_an_image_depends_on_its_own_seed_only():
 
 
 def test_seeded_noise_is_bit_equal_whatever_the_batch_and_the_dtype():
-    seeds, x = [4, 9, 2], torch.empty(3, 2, 5)
+    seeds, x = [4, 9, 2], torch.empty(3, 2, 16)  # from 16 numbers on, float64 is another stream
     together = SeededNoise(seeds)
     first, second = together(x), together(x)
     assert not torch.equal(first, second)
@@ -145,7 +145,7 @@ def test_seeded_noise_is_bit_equal_whatever_the_batch_and_the_dtype():
         assert torch.equal(SeededNoise(seeds)(x), first)
     finally:
         torch.set_default_dtype(torch.float32)
-    reference = torch.randn(2, 5, generator=torch.Generator().manual_seed(9))
+    reference = torch.randn(2, 16, generator=torch.Generator().manual_seed(9))
     assert torch.equal(first[1], reference)
 
 

@@ -192,6 +192,14 @@ def test_the_last_step_gives_the_estimate_of_the_clean_image(process, solver):
     torch.testing.assert_close(got, mixture(process)(x, t).x0, rtol=1e-9, atol=1e-12)
 
 
+@EVERY
+def test_the_last_step_of_a_multistep_solver_looks_at_nothing_before(process):
+    t, x = process.time_at_ratio(f64(0.3)), normal(4, 2)
+    memory = normal(4, 2, seed=1), f64(0.7)
+    got = one_step(DPMSolverPP2M(), mixture(process), x, t, f64(0.0), memory=memory)
+    torch.testing.assert_close(got, mixture(process)(x, t).x0, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("process", [Karras(), RectifiedFlow()], ids=name)
 @pytest.mark.parametrize("solver", [Euler(), Heun()], ids=name)
 def test_eulers_last_step_does_too_where_the_path_is_straight(process, solver):

@@ -40,6 +40,7 @@ def own_images(data: ImageData, source: str, preset: str, deviation: float) -> R
 
     sfumato train FOLDER --time 10m
     """
+    guidance = 1.0 if data.labels is None else 1.5
     return Run(
         name=f"{data.name}-{preset}",
         recipe="own_images",
@@ -49,5 +50,5 @@ def own_images(data: ImageData, source: str, preset: str, deviation: float) -> R
         objective=Denoising(LogNormalTimes(mean=round(-1.2 + log(deviation / 0.5), 3))),
         network=network_for(data, preset),
         train=TrainConfig(seconds=600),
-        sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=1.0),
+        sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=guidance, clipped=True),
     )
