@@ -24,12 +24,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device asked for; auto is CUDA, then Apple's MPS, then the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device asked for; auto is CUDA, then Apple's MPS, then the CPU.
+
+    Raises: ValueError where it is none, or PyTorch can't reach it.
+    """
+    mps = torch.backends.mps.is_available()
+    there = {"cuda": torch.cuda.is_available(), "mps": mps, "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, found in there.items() if found))
+    kind, _, number = name.partition(":")
+    if not there.get(kind) or (number and not number.isdecimal()):
+        usable = ", ".join(kind for kind, found in there.items() if found)
+        raise ValueError(f"device {name!r}: PyTorch {torch.__version__} can use {usable} here.")
+    return torch.device(name)
 
 
 def settle(run: Run, data: ImageData) -> Run:

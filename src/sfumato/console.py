@@ -222,14 +222,19 @@ class Reporter:
             self._plain_at = now
             self._write_progress(progress, to_stream=not self.quiet and not self.live)
 
-    def close(self) -> None:
-        """Ends the live line, writes the last progress as a plain one, closes log.txt."""
+    def end_progress(self) -> None:
+        """Ends the live line and writes the last progress as a plain one."""
         was_drawn = self._line is not None
         if self._line is not None:
             self._line.stop()  # takes it off the screen
             self._line = None
         if self._last is not None and (was_drawn or not self._is_written):
             self._write_progress(self._last, not self.quiet, to_log=not self._is_written)
+        self._last = None
+
+    def close(self) -> None:
+        """Ends the progress and closes log.txt."""
+        self.end_progress()
         if self._log is not None:
             self._log.close()
             self._log = None

@@ -190,6 +190,7 @@ class Trainer:
 
     def _finish(self, state: TrainState, session: Session) -> None:
         folder, say = session.folder, session.reporter.say
+        session.reporter.end_progress()
         if session.stop.asked:
             say(f"Stopped and saved at step {state.step:,}. Go on with: sfumato train {folder}")
             return

@@ -1,0 +1,112 @@
+"""Pixels in and out of [-1, 1], devices, precision, and what a run fills in from its data."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sfumato.assembly import build, loss_of, pick_device, settle, settle_precision
+from sfumato.codec import Pixels
+from sfumato.generation import Order, class_rows, draw, wrapped
+from sfumato.parameterization import EDMPreconditioning
+from sfumato.recipes import RECIPES
+from tiny import CPU, images, parts, run
+
+
+def test_every_pixel_value_survives_the_codec():
+    values = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    x = Pixels().encode(values)
+    assert x.dtype == torch.float32
+    assert (x.min(), x.max()) == (-1, 1)
+    torch.testing.assert_close(x.flatten().diff(), torch.full((255,), 2 / 255), rtol=1e-4, atol=0)
+    assert torch.equal(Pixels().decode(x), values)
+
+
+def test_decoding_rounds_and_clamps_and_never_wraps():
+    x = torch.tensor([-3.0, -1.0, 1.4 / 127.5 - 1, 1.6 / 127.5 - 1, 1.0, 7.0])
+    assert Pixels().decode(x).tolist() == [0, 0, 1, 2, 255, 255]
+
+
+def test_only_uint8_is_encoded():
+    with pytest.raises(ValueError, match=r"torch\.float32; uint8 in 0\.\.255 is wanted"):
+        Pixels().encode(torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:99x", "tpu"])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(name):
+    with pytest.raises(ValueError, match=rf"device '{name}': PyTorch .* can use .*cpu here"):
+        pick_device(name)
+
+
+def test_the_cpu_can_always_be_asked_for():
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_a_run_learns_channels_classes_and_deviation_from_its_data():
+    recipe = replace(RECIPES["digits"](), parameterization=EDMPreconditioning(sigma_data=0.0))
+    settled = settle(recipe, images(classes=3))
+    assert settled.network.in_channels == settled.network.out_channels == 1
+    assert settled.network.classes == 3
+    measured = Pixels().encode(images().images).std().item()
+    assert settled.parameterization.sigma_data == pytest.approx(measured, abs=1e-3)
+    assert settle(replace(recipe, learned_variance=True), images()).network.out_channels == 2
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = build(run(), CPU).state_dict()
+    torch.manual_seed(2)
+    second = build(run(), CPU).state_dict()
+    other = build(run(seed=5), CPU).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_precision_is_kept_as_asked_and_otherwise_decided_with_a_reason():
+    assert settle_precision(run(), images(), CPU)[0].precision == "fp32"
+    decided, reason = settle_precision(replace(run(), precision="auto"), images(), CPU)
+    assert decided.precision in ("fp32", "bf16")
+    assert reason.startswith(f"{decided.precision}: here bf16")
+
+
+def test_bf16_runs_the_network_only_and_agrees_with_fp32():
+    exact, rough = (build(replace(run(), precision=p), CPU).eval() for p in ("fp32", "bf16"))
+    for model in (exact, rough):
+        torch.manual_seed(0)
+        torch.nn.init.normal_(model.network.out.conv.weight, std=0.2)
+    x, t = torch.randn(4, 1, 8, 8), torch.tensor(0.7, dtype=torch.float64)
+    a, b = exact(x, t).x0, rough(x, t).x0
+    assert b.dtype == torch.float32
+    assert 0 < (a - b).abs().max() < 0.05 * a.abs().max()
+
+
+def test_class_rows():
+    assert class_rows(2, 3) == ([0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 1, 1])
+    assert class_rows(0, 4) == ([0, 1, 2, 3], None)
+
+
+def test_a_label_an_image():
+    with pytest.raises(ValueError, match="2 labels for 3 seeds"):
+        Order([0, 1, 2], [0, 1], (1, 8, 8))
+
+
+def test_guidance_without_classes_is_refused():
+    sampling = replace(run().sampling, guidance=2.0)
+    with pytest.raises(ValueError, match="model without classes; its scale is 1"):
+        wrapped(build(run(), CPU), sampling, 0)
+
+
+def test_images_that_are_no_numbers_are_reported_by_seed():
+    model = build(run(), CPU)
+    torch.nn.init.constant_(model.network.out.conv.bias, float("nan"))
+    with pytest.raises(FloatingPointError, match=r"2 of 2 images.*seeds \[7, 9\]"):
+        draw(model, Order([7, 9], [0, 1], (1, 8, 8)), run().sampling, 3, CPU)
+
+
+def test_the_loss_is_the_objectives_on_encoded_pixels():
+    state, _, batch_at, _ = parts(run())
+    batch = batch_at(0)
+    x0 = batch["images"].float() / 127.5 - 1
+    expected = run().objective(state.model.eval(), x0, batch["labels"], batch["u"], batch["eps"])
+    torch.testing.assert_close(loss_of(run())(state.model, batch), expected)
