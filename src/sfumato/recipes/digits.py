@@ -29,7 +29,7 @@ def digits() -> Run:
             channels=32, multipliers=(1, 2), blocks=2, attention_at=(), patch=2, noise_scale=250.0
         ),
         train=TrainConfig(seconds=150, batch=64, lr=2e-3),
-        sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=1.5, clipped=True),
+        sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=2.0, clipped=True),
     )
 
 
@@ -46,7 +46,7 @@ def digits_ddpm() -> Run:
         parameterization=PredictNoise(),
         objective=Denoising(DiscreteTimes(steps=1000)),
         network=replace(digits().network, noise_scale=1.0),
-        sampling=SamplingConfig(Ancestral(), TrailingGrid(), steps=250, guidance=1.5, clipped=True),
+        sampling=SamplingConfig(Ancestral(), TrailingGrid(), steps=250, guidance=2.0, clipped=True),
     )
 
 
@@ -63,5 +63,5 @@ def digits_flow() -> Run:
         parameterization=PredictVelocity(),
         objective=Denoising(LogitNormalTimes()),
         network=replace(digits().network, noise_scale=1.0),
-        sampling=SamplingConfig(DDIM(), UniformGrid(), steps=50, guidance=1.5),
+        sampling=SamplingConfig(DDIM(), UniformGrid(), steps=50, guidance=2.0, clipped=True),
     )
