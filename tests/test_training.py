@@ -141,6 +141,32 @@ def test_a_budget_of_seconds_follows_the_clock_and_takes_the_rate_to_zero_with_i
     assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
+@pytest.mark.parametrize(("cost", "saves"), [(0.0, [4, 7, 10, 12]), (0.2, [4, 10, 12])])
+def test_saving_by_the_clock_waits_for_thirty_times_its_cost(cost, saves):
+    now = [0.0]
+
+    class Slow(Hooks):
+        def log(self, state, scalars):
+            super().log(state, scalars)
+            now[0] += 1
+
+        def save(self, state):
+            super().save(state)
+            now[0] += cost
+
+    state, loss, batch_at, settings = parts(run(steps=12, save_every_seconds=3.0))
+    hooks = Slow()
+    train(
+        state,
+        loss,
+        batch_at,
+        replace(settings, save_every_seconds=3.0),
+        hooks,
+        clock=lambda: now[0],
+    )
+    assert hooks.saved == saves
+
+
 def test_a_budget_is_required():
     with pytest.raises(ValueError, match="--time"):
         TrainConfig()

@@ -99,7 +99,7 @@ class Train:
     previews: int | None = None
     """How many sample grids and held-out losses to make on the way."""
     save_every: int | None = None
-    """Steps between checkpoints; default every 5 minutes."""
+    """Steps between checkpoints; default every minute."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     settings: Settings = ()

@@ -80,7 +80,7 @@ class TrainConfig:
     ema_length: float = 0.1  # width of the weights' average, as a share of the run so far
     seed: int = 0
     save_every_steps: int | None = None
-    save_every_seconds: float = 300.0
+    save_every_seconds: float = 60.0  # or 30 times what a save takes, if that is longer
     keep: int = 2  # checkpoints
     previews: int = 12  # sample grids and held-out losses, denser at the start
 
@@ -214,7 +214,7 @@ def train(
 ) -> None:
     """Advance `state` until the budget is spent or hooks.stopped(); save at the end either way."""
     begun, before = clock(), state.seconds
-    saved_at = state.seconds
+    next_save = state.seconds + config.save_every_seconds
     while True:
         progress = config.progress(state.step, state.seconds)
         due = previews_due(progress, config.previews)
@@ -227,16 +227,18 @@ def train(
         scalars = take_step(state, loss, batch_at(state.step), config)
         state.seconds = before + clock() - begun
         hooks.log(state, scalars)
-        if _save_is_due(state, config, saved_at):
+        if _save_is_due(state, config, next_save):
+            save_begun = clock()
             hooks.save(state)
-            saved_at = state.seconds
+            pause = max(config.save_every_seconds, 30 * (clock() - save_begun))
+            next_save = state.seconds + pause
     hooks.save(state)
 
 
-def _save_is_due(state: TrainState, config: TrainConfig, saved_at: float) -> bool:
+def _save_is_due(state: TrainState, config: TrainConfig, next_save: float) -> bool:
     if config.save_every_steps:
         return state.step % config.save_every_steps == 0
-    return state.seconds - saved_at >= config.save_every_seconds
+    return state.seconds >= next_save
 
 
 def optimizer_tensors(state: TrainState) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
