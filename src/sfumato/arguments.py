@@ -12,11 +12,23 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-Sampler = Literal[
-    "heun", "dpm++2m", "ddim", "ddpm", "ddpm-large", "euler", "euler-maruyama", "churn"
+Sampler = Annotated[
+    Literal["heun", "dpm++2m", "ddim", "ddpm", "ddpm-large", "euler", "euler-maruyama", "churn"]
+    | None,
+    tyro.conf.arg(
+        metavar="{heun,dpm++2m,ddim,ddpm,ddpm-large,euler,euler-maruyama,churn}",
+        help_behavior_hint="",
+    ),
 ]
-GridName = Literal["karras", "uniform", "leading", "trailing", "linspace"]
-Device = str
+GridName = Annotated[
+    Literal["karras", "uniform", "leading", "trailing", "linspace"] | None,
+    tyro.conf.arg(metavar="{karras,uniform,leading,trailing,linspace}", help_behavior_hint=""),
+]
+Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
+Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 Settings = Annotated[
     tuple[str, ...],
     tyro.conf.arg(
@@ -34,7 +46,7 @@ class Demo:
 
     time: str = "150s"
     """How long to train: 90s, 3m, 1h."""
-    out: Path | None = None
+    out: Folder = None
     """Folder to make; default runs/demo, runs/demo-2, ..."""
     seed: int = 0
     device: Device = "auto"
@@ -46,59 +58,66 @@ class Demo:
 class Train:
     """Train a model on a recipe or on images of your own."""
 
-    source: tyro.conf.Positional[str] = ""
-    """RECIPE (digits, digits_ddpm, digits_flow, or your own FILE.py:FUNCTION), DATA (a folder, an
-    archive, IDX files) or the folder of a run to resume."""
-    out: Path | None = None
+    source: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(metavar="RECIPE|DATA|RUN", help_behavior_hint=""),
+    ] = ""
+    """A recipe (digits, digits_ddpm, digits_flow, or your own FILE.py:FUNCTION), images (a folder,
+    an archive, IDX files) or the folder of a run to go on with."""
+    out: Folder = None
     """Folder to make; default runs/NAME, never one that exists."""
-    name: str | None = None
+    name: Text = None
     """Name of the run, for the folder."""
     resume: bool = False
     """Go on with the run in --out (default: the newest of this name) from its last checkpoint."""
-    config: Path | None = None
+    config: Folder = None
     """A run.json to start from; flags override it."""
     preset: Literal["tiny", "small", "base"] = "small"
     """Size of the network for DATA."""
-    time: str | None = None
+    time: Text = None
     """Budget as wall time: 90s, 20m, 8h."""
-    steps: int | None = None
+    steps: Count = None
     """Budget in optimizer steps."""
-    images: int | None = None
+    images: Count = None
     """Budget in training images shown."""
-    batch: int | None = None
+    batch: Count = None
     """Images of an optimizer step, in all."""
-    micro_batch: int | None = None
+    micro_batch: Count = None
     """Images run at once; less memory, the same result."""
-    lr: float | None = None
+    lr: Number = None
     """Peak learning rate."""
-    warmup: int | None = None
+    warmup: Count = None
     """Steps until the rate is reached."""
-    ema: float | None = None
+    ema: Number = None
     """Width of the weights' average, as a share of the run so far (0.1)."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"] | None,
+        tyro.conf.arg(metavar="{auto,fp32,bf16}", help_behavior_hint=""),
+    ] = None
     """Of the network's arithmetic; auto times both."""
-    seed: int | None = None
+    seed: Count = None
     """Decides the weights, the order, the noise: same seed, same run."""
-    size: int | None = None
+    size: Count = None
     """Side of the images, after a centre crop."""
-    channels: int | None = None
+    channels: Count = None
     """1 grey, 3 RGB."""
-    limit: int | None = None
+    limit: Count = None
     """Use only so many images."""
     labels: bool = True
     """--no-labels ignores the classes."""
     flip: bool = False
     """Mirror half of the images; not for digits and letters."""
-    label_dropout: float | None = None
+    label_dropout: Number = None
     """Share of labels dropped in training, so that guidance works (0.1)."""
-    sampler: Sampler | None = None
+    sampler: Sampler = None
     """For the previews and as the run's default."""
-    sample_steps: int | None = None
-    guidance: float | None = None
+    sample_steps: Count = None
+    """Solver steps, for the run's samples."""
+    guidance: Number = None
     """Scale of classifier-free guidance: 1 as trained."""
-    previews: int | None = None
+    previews: Count = None
     """How many sample grids and held-out losses to make on the way."""
-    save_every: int | None = None
+    save_every: Count = None
     """Steps between checkpoints; default every minute."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
@@ -112,26 +131,31 @@ class Train:
 class Sample:
     """Draw images from a run; image k depends on its own seed only."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
     """A run's folder, its name in runs/, or 'last'."""
-    seeds: str | None = None
+    seeds: Text = None
     """0-99 or 1,2,5-9: one image a seed; default enough for the grid."""
-    count: Annotated[int | None, tyro.conf.arg(aliases=["-c"])] = None
+    count: Annotated[
+        int | None, tyro.conf.arg(aliases=["-c"], metavar="N", help_behavior_hint="")
+    ] = None
     """How many images, with seeds from 0; instead of --seeds."""
-    label: str | None = None
+    label: Text = None
     """A class by name or number, or several: 3 or cat,dog; default all in turn, a class a row."""
     columns: int = 10
     """Images a row of the grid."""
-    sampler: Sampler | None = None
+    sampler: Sampler = None
     """Default: the run's own."""
-    steps: int | None = None
-    grid: GridName | None = None
+    steps: Count = None
+    """Solver steps: more are slower and, up to a point, better."""
+    grid: GridName = None
     """Spacing of the times."""
     eta: float = 0.0
     """Noise of ddim: 0 none, 1 as DDPM."""
-    guidance: float | None = None
+    guidance: Number = None
     """Scale of classifier-free guidance: 1 as trained, more is bolder."""
-    clipped: bool = False
+    clipped: Annotated[
+        bool | None, tyro.conf.arg(metavar="{True,False}", help_behavior_hint="")
+    ] = None
     """Keep the estimate of x0 in [-1, 1]."""
     raw: bool = False
     """The weights themselves instead of their average (EMA)."""
@@ -139,12 +163,15 @@ class Sample:
     """Also write the denoising film; --no-film saves the time."""
     files: bool = False
     """Also a PNG an image, named by its seed."""
-    out: Path | None = None
+    out: Folder = None
     """Folder for the pictures; default RUN/drawn, RUN/drawn-2, ..."""
     batch: int = 128
     """Images drawn at once."""
     device: Device = "auto"
-    precision: Literal["fp32", "bf16"] | None = None
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        tyro.conf.arg(metavar="{fp32,bf16}", help_behavior_hint=""),
+    ] = None
     """Default: as trained."""
     quiet: bool = False
 
@@ -153,8 +180,11 @@ class Sample:
 class Info:
     """Tell what a run, a data set or a picture made by sfumato is."""
 
-    thing: tyro.conf.Positional[str]
-    """RUN, DATA or IMAGE."""
+    thing: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(metavar="RUN|DATA|IMAGE", help_behavior_hint=""),
+    ]
+    """A run, a data set or a picture."""
 
 
 COMMANDS: dict[str, Any] = {"demo": Demo, "train": Train, "sample": Sample, "info": Info}

@@ -147,8 +147,7 @@ def sampling_with(sampling: SamplingConfig, args: Train | Sample) -> SamplingCon
 def _sample_only(sampling: SamplingConfig, args: Sample) -> SamplingConfig:
     if args.grid is not None:
         sampling = replace(sampling, grid=GRIDS[args.grid])
-    if args.clipped:
-        sampling = replace(sampling, clipped=True)
+    sampling = replace(sampling, **given(clipped=args.clipped))
     if args.eta:
         if not isinstance(sampling.solver, DDIM):
             raise UsageError(f"--eta {args.eta} belongs to --sampler ddim.")
