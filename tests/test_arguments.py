@@ -50,6 +50,17 @@ def test_key_value_and_dotted_settings_are_flags():
     assert args.settings == ("network.dropout=0.1", "train.betas=[0.9, 0.95]")
 
 
+def test_fields_that_are_no_flags_are_settings_too():
+    args = parse(["train", "digits", "process=CosineBetas", "learned_variance=true", "seed=3"])
+    assert args.settings == ("process=CosineBetas", "learned_variance=true")
+    assert args.seed == 3
+
+
+def test_all_of_another_programs_flags_are_told_at_once():
+    with pytest.raises(UsageError, match=r"--learning_rate is.*--lr\. --num_epochs is.*--images"):
+        rewrite(["train", "x", "--learning_rate", "1", "--num_epochs", "3"])
+
+
 def test_both_spellings_of_a_flag():
     assert parse(["train", "x", "--micro_batch", "8"]) == parse(
         ["train", "x", "--micro-batch", "8"]

@@ -71,6 +71,36 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
     assert (tmp_path / "checkpoints" / "step-000000002.corrupt").is_dir()  # kept, not deleted
 
 
+def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(tmp_path, trained):
+    folder = checkpoint.write(tmp_path, trained, keep=2)
+    (folder / "state.json").write_bytes(b"{}")
+    said = []
+    assert checkpoint.newest(tmp_path, said.append, mend=False) is None
+    assert len(said) == 1
+    assert folder.is_dir()
+
+
+def test_a_system_that_cannot_read_now_damages_nothing(tmp_path, trained, monkeypatch):
+    folder = checkpoint.write(tmp_path, trained, keep=2)
+
+    def refuse(self):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("pathlib.Path.read_bytes", refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            checkpoint.newest(tmp_path)
+    assert checkpoint.newest(tmp_path)[0] == folder
+
+
+def test_the_same_step_may_be_damaged_twice(tmp_path, trained):
+    for _ in range(2):
+        folder = checkpoint.write(tmp_path, trained, keep=2)
+        (folder / "state.json").unlink()
+        assert checkpoint.newest(tmp_path) is None
+    assert len(list((tmp_path / "checkpoints").glob("*.corrupt"))) == 2
+
+
 def test_no_checkpoint_is_none(tmp_path):
     assert checkpoint.newest(tmp_path) is None
 

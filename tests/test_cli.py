@@ -128,6 +128,64 @@ def test_resuming_with_other_settings_is_refused_with_the_difference(sfumato, wo
         sfumato("train", "digits", "--steps", "2", *TINY, "--resume", *words)
 
 
+def test_a_spent_budget_is_said_and_a_larger_one_is_looked_at(sfumato, tmp_path):
+    sfumato("train", "digits", "--steps", "2", *TINY)
+    assert "To train it longer" in sfumato("train", "runs/digits")
+    printed = sfumato("train", "last", "--steps", "4")
+    held = [row for row in read_metrics(tmp_path / "runs/digits") if row["kind"] == "held_out"]
+    assert held[-1]["step"] == 4
+    assert f"held-out loss {held[-1]['ema']:.4f}" in printed
+
+
+def test_an_out_folder_that_is_there_is_refused(sfumato, tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(SystemExit, match="is there already, and no run is ever overwritten"):
+        sfumato("train", "digits", "--steps", "1", *TINY, "--out", "mine")
+
+
+def test_every_flag_reaches_its_field(sfumato):
+    printed = sfumato(
+        *("train", "digits", "-n", "--limit", "200", "--batch", "8", "--micro-batch", "4"),
+        *("--lr", "0.5", "--warmup", "7", "--ema", "0.2", "--seed", "5", "--images", "99"),
+        *("--label-dropout", "0.25", "--flip", "--previews", "3", "--save-every", "11"),
+        *("--sampler", "ddim", "--sample-steps", "9", "--guidance", "3", "--precision", "bf16"),
+    )
+    for field in (
+        *("data.limit=200", "train.batch=8", "train.micro_batch=4", "train.lr=0.5"),
+        *("train.warmup_steps=7", "train.ema_length=0.2", "train.seed=5", "train.images=99"),
+        *("train.seconds=None", "data.label_dropout=0.25", "data.flip=True", "train.previews=3"),
+        *("train.save_every_steps=11", "sampling.solver=DDIM", "sampling.steps=9"),
+        *("sampling.guidance=3.0", "precision='bf16'"),
+    ):
+        assert f"  {field}\n" in printed, field
+
+
+def test_no_image_is_both_trained_on_and_held_out(sfumato, monkeypatch):
+    from sfumato.commands import train as command
+
+    seen = {}
+    monkeypatch.setattr(command, "batches", lambda run, data, device: seen.update(train=data))
+    monkeypatch.setattr(command, "held_out_batch", lambda run, data, device: seen.update(held=data))
+    monkeypatch.setattr(command.Trainer, "_loop", lambda self, state, session: batches_of(self))
+    monkeypatch.setattr(command.Trainer, "_finish", lambda *rest, **more: None)
+
+    def batches_of(trainer):
+        command.batches(trainer.run, trainer.train_data, trainer.device)
+
+    sfumato("train", "digits", "--steps", "1", *TINY)
+    rows = [{tuple(x.flatten().tolist()) for x in seen[name].images} for name in ("train", "held")]
+    assert (len(rows[0]), len(rows[1])) == (108, 12)
+    assert not rows[0] & rows[1]
+
+
+def test_numbers_below_one_are_refused_before_a_folder_is_made(sfumato, tmp_path):
+    sfumato("train", "digits", "--steps", "1", *TINY)
+    for flag in ("--count", "--columns", "--batch", "--steps"):
+        with pytest.raises(SystemExit, match="at least 1"):
+            sfumato("sample", "last", flag, "0")
+    assert not list((tmp_path / "runs/digits").glob("drawn*"))
+
+
 def test_resuming_nothing_is_an_error(sfumato):
     with pytest.raises(SystemExit, match="holds no run to go on with"):
         sfumato("train", "digits", "--steps", "2", *TINY, "--resume")

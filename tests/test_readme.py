@@ -19,7 +19,10 @@ def python_blocks(readme: str) -> list[str]:
 def test_the_python_example_runs(readme, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    (block,) = python_blocks(readme)
+    recipe, block = python_blocks(readme)
+    made: dict[str, object] = {}
+    exec(recipe, made)
+    assert made["calm"]().train.lr == 1e-3  # type: ignore[operator]
     names: dict[str, object] = {}
     exec(block.replace("range(30)", "range(3)"), names)  # the example is ours
     assert (tmp_path / "drawn.png").stat().st_size > 1000
@@ -27,7 +30,7 @@ def test_the_python_example_runs(readme, tmp_path, monkeypatch):
 
 def test_both_examples_are_the_same_program():
     plain = [
-        [line.partition("#")[0].rstrip() for line in python_blocks(readme)[0].splitlines()]
+        [line.partition("#")[0].rstrip() for line in python_blocks(readme)[1].splitlines()]
         for readme in READMES
     ]
     assert plain[0] == plain[1]

@@ -199,9 +199,68 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_its_step_and_changes_nothi
             batch["eps"][2, 0, 0, 0] = float("nan")
         return batch
 
+    hooks = Hooks()
     with pytest.raises(FloatingPointError, match=r"loss is nan.*at step 4;.*--lr"):
-        train(state, loss, poisoned, settings, Hooks())
+        train(state, loss, poisoned, settings, hooks)
+    assert hooks.saved == [3]
     assert same(state, healthy)
+
+
+def test_a_run_with_a_larger_budget_gets_the_previews_of_its_new_end():
+    config = run(steps=2, previews=2)
+    state, first = trained(config)
+    assert first.previews == [0, 1, 2]
+    _, more = trained(run(steps=8, previews=2), state=state)
+    assert more.previews[-1] == 8
+    _, nothing_new = trained(run(steps=8, previews=2), state=state)
+    assert nothing_new.previews == []
+
+
+def test_no_previews_where_none_are_asked_for():
+    assert trained(run(previews=0))[1].previews == []
+
+
+def test_the_optimizer_gets_the_rate_and_settings_of_the_run():
+    config = run(betas=(0.8, 0.95), weight_decay=0.03, decay=CosineDecay(floor=0.1))
+    state, loss, batch_at, settings = parts(config)
+    for step in range(6):
+        take_step(state, loss, batch_at(step), settings)
+        (group,) = state.optimizer.param_groups
+        assert group["lr"] == settings.lr_at(step, step / 20)
+    assert (tuple(group["betas"]), group["weight_decay"]) == ((0.8, 0.95), 0.03)
+
+
+def test_the_gradient_is_clipped():
+    state, loss, batch_at, settings = parts(run(grad_clip=1e-3))
+    take_step(state, loss, batch_at(0), settings)
+    norm = torch.stack([p.grad.norm() for p in state.model.parameters() if p.grad is not None])
+    assert norm.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_warm_up_never_outlasts_a_tenth_of_the_budget():
+    config = TrainConfig(steps=50, lr=1.0, warmup_steps=1000, decay=Constant())
+    assert [config.lr_at(step, step / 50) for step in (1, 4, 5, 20)] == pytest.approx(
+        [0.2, 0.8, 1, 1]
+    )
+
+
+def test_every_die_of_a_batch_is_thrown_anew_each_step_and_for_each_seed():
+    data = images()
+    first, second = batches(run(), data, CPU), batches(run(seed=1), data, CPU)
+    steps = [first(0), first(1), second(0)]
+    for name in ("images", "u", "eps", "labels"):
+        for a, b in ((0, 1), (0, 2)):
+            assert not torch.equal(steps[a][name], steps[b][name]), name
+    assert len(steps[0]["eps"].flatten(1).unique(dim=0)) == 12  # and anew for each image
+
+
+def test_held_out_images_keep_their_labels():
+    data = images()
+    batch = held_out_batch(run(), data, CPU)
+    wanted = {(tuple(x.flatten().tolist()), y) for x, y in zip(data.images, data.labels.tolist())}
+    found = zip(batch["images"], batch["labels"].tolist(), strict=True)
+    assert {(tuple(x.flatten().tolist()), y) for x, y in found} == wanted
+    assert not torch.equal(batch["images"], data.images)  # shuffled against the times
 
 
 def test_previews_come_from_the_start_and_get_rarer():

@@ -36,6 +36,8 @@ def main() -> None:
             run_demo(command)
     except (UsageError, ValueError, FileNotFoundError, FloatingPointError) as error:
         sys.exit(f"sfumato: {error}")
+    except MemoryError as error:
+        sys.exit(f"sfumato: out of memory: {error}. Choose a smaller --size or --limit.")
     except KeyboardInterrupt:
         sys.exit("sfumato: stopped at once; what was last saved is kept.")
 

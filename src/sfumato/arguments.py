@@ -258,25 +258,32 @@ def rewrite(argv: Sequence[str]) -> list[str]:
 
     Raises: UsageError for a command or flag that another program has, or a command mistyped.
     """
-    words, settings = [], []
-    for word in argv[1:]:
-        if match := re.fullmatch(r"([A-Za-z_][\w]*(?:\.[\w]+)+)=(.*)", word, re.DOTALL):
-            settings.append(word)
-        elif match := re.fullmatch(r"([A-Za-z_]\w*)=(.*)", word, re.DOTALL):
-            words += [f"--{match[1].replace('_', '-')}", match[2]]
-        else:
-            words.append(word)
     command = argv[0] if argv else "--help"
     _check_command(command)
     cls = COMMANDS.get(command)
     known = {field.name for field in fields(cls)} if cls else set()
-    for word in words:
-        name = _spelling(word)
-        if word.startswith("--") and name in PEERS and name.replace("-", "_") not in known:
-            raise UsageError(
-                f"{word.partition('=')[0]} is another program's; here it is {PEERS[name]}."
-            )
+    words, settings = [], []
+    for word in argv[1:]:
+        match = re.fullmatch(r"([A-Za-z_]\w*(?:\.\w+)*)=(.*)", word, re.DOTALL)
+        if match is None:
+            words.append(word)
+        elif match[1] in known or "settings" not in known or _spelling(match[1]) in PEERS:
+            words += [f"--{match[1].replace('_', '-')}", match[2]]
+        else:
+            settings.append(word)
+    _refuse_peers([word.partition("=")[0] for word in words if word.startswith("--")], known)
     return [command, *words, *(["--set", *settings] if settings else [])]
+
+
+def _refuse_peers(flags: Sequence[str], known: set[str]) -> None:
+    """Raise UsageError that translates every flag that is another program's."""
+    theirs = [flag for flag in flags if _spelling(flag) in PEERS]
+    theirs = [flag for flag in theirs if _spelling(flag).replace("-", "_") not in known]
+    if theirs:
+        told = [
+            f"{flag} is another program's; here it is {PEERS[_spelling(flag)]}" for flag in theirs
+        ]
+        raise UsageError(f"{'. '.join(told)}.")
 
 
 def _check_command(command: str) -> None:

@@ -20,6 +20,9 @@ from .parameterization import EDMPreconditioning
 from .training import Batch, Loss
 
 CODEC = Pixels()
+_GPU_HINT = (
+    " For an NVIDIA GPU install PyTorch's CUDA build, for example by GO_TORCH=cuda and go.py."
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -35,19 +38,26 @@ def pick_device(name: str = "auto") -> torch.device:
     kind, _, number = name.partition(":")
     if not there.get(kind) or (number and not number.isdecimal()):
         usable = ", ".join(kind for kind, found in there.items() if found)
-        raise ValueError(f"device {name!r}: PyTorch {torch.__version__} can use {usable} here.")
+        raise ValueError(
+            f"device {name!r}: PyTorch {torch.__version__} can use {usable} here.{_GPU_HINT}"
+        )
     return torch.device(name)
 
 
+def deviation_of(data: ImageData) -> float:
+    """The standard deviation of the encoded images, of 10,000 spread over all: EDM's sigma_data."""
+    some = data.images[:: max(1, len(data) // 10_000)]
+    return max(0.05, round(CODEC.encode(some).std().item(), 3))
+
+
 def settle(run: Run, data: ImageData) -> Run:
-    """The run with what only the data can say filled in: channels, classes, sigma_data, size."""
+    """The run with what only the data can say filled in: channels, classes, sigma_data of 0."""
     classes = 0 if data.labels is None else len(data.class_names)
     outputs = data.channels * (2 if run.learned_variance else 1)
     network = replace(run.network, in_channels=data.channels, out_channels=outputs, classes=classes)
     parameterization = run.parameterization
     if isinstance(parameterization, EDMPreconditioning) and parameterization.sigma_data == 0:
-        deviation = round(CODEC.encode(data.images[:10_000]).std().item(), 3)
-        parameterization = EDMPreconditioning(sigma_data=max(deviation, 0.05))
+        parameterization = EDMPreconditioning(sigma_data=deviation_of(data))
     return replace(run, network=network, parameterization=parameterization)
 
 

@@ -84,17 +84,26 @@ def _remove(folder: Path) -> None:
     clear_unfinished(folder.parent)
 
 
-def newest(run: Path, say: Say | None = None) -> tuple[Path, dict[str, bytes]] | None:
+def _set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint to NAME.corrupt, or NAME.2.corrupt where that is taken."""
+    names = [f"{folder.name}.corrupt", *(f"{folder.name}.{n}.corrupt" for n in range(2, 1000))]
+    aside = next(path for path in map(folder.with_name, names) if not path.exists())
+    return folder.rename(aside)
+
+
+def newest(
+    run: Path, say: Say | None = None, mend: bool = True
+) -> tuple[Path, dict[str, bytes]] | None:
     """The newest checkpoint that is whole, and its files; None where there is none.
 
-    A damaged one is renamed to NAME.corrupt, said so, and the one before it is tried.
+    A damaged one is told of and the one before it tried; mend, which is for the run's own process,
+    renames it to NAME.corrupt.
     """
     for folder in reversed(folders(run)):
         try:
             return folder, read_folder(folder)
         except DamagedError as error:
-            aside = folder.with_name(folder.name + ".corrupt")
-            folder.rename(aside)
+            aside = _set_aside(folder) if mend else folder
             if say is not None:
-                say(f"Damaged checkpoint: {error} It is now {aside.name}; the one before is taken.")
+                say(f"Damaged checkpoint: {error} It is {aside.name}; the one before is taken.")
     return None

@@ -38,6 +38,16 @@ class DataConfig:
     flip: bool = False
     label_dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout = {self.label_dropout}; it is a share, from 0 to 1.")
+        for name in ("size", "channels", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name} = {value}; it must be above 0.")
+        if self.held_out < 0:
+            raise ValueError(f"data.held_out = {self.held_out}; 0 keeps no image back.")
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -51,6 +61,10 @@ class SamplingConfig:
     steps: int = 18
     guidance: float = 1.0
     clipped: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"sampling steps = {self.steps}; at least 1 is needed.")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import Sample, Train, UsageError, seconds
-from .assembly import CODEC, settle
+from .assembly import deviation_of, settle
 from .config import DataConfig, Run, SamplingConfig, loads, override, to_dict
 from .data import ImageData, load
 from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
@@ -62,17 +62,17 @@ def load_data(config: DataConfig, progress: Any = None) -> ImageData:
     )
 
 
-def deviation_of(data: ImageData) -> float:
-    """The standard deviation of the encoded images, as EDM's sigma_data."""
-    return max(0.05, round(CODEC.encode(data.images[:10_000]).std().item(), 3))
-
-
 def starting_point(args: Train) -> Run | None:
     """The run that --config or the recipe names; None where the source is a data set."""
     if args.config is not None:
         return loads(args.config.read_text("utf-8"))
     recipe = recipe_at(args.source)
-    return None if recipe is None else recipe()
+    if recipe is None:
+        return None
+    run = recipe()
+    if not isinstance(run, Run):
+        raise ValueError(f"{args.source} returned a {type(run).__name__}; a recipe returns a Run.")
+    return run
 
 
 def plan(args: Train, progress: Any = None) -> tuple[Run, ImageData]:

@@ -1,6 +1,5 @@
 """A training run in its folder: what the loop's hooks write, print and draw."""
 
-import resource
 import signal
 import sys
 import time
@@ -28,7 +27,7 @@ from .solvers import DPMSolverPP2M
 from .training import Batch, TrainState, losses_of
 
 PREVIEW_SHARE = 0.1  # of the time since the start
-LEVELS = 8  # equal shares of the training times, each with a held-out loss of its own
+LEVELS = 8  # at most: equal shares of the training times, each with a held-out loss of its own
 EVERY_STEP_UNTIL = 2_000  # after that every tenth step gets a row, or days would fill the disk
 
 
@@ -43,6 +42,10 @@ def memory_gb(device: torch.device) -> float:
     """The most memory used so far, in GB: the GPU's, or this process's on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if sys.platform == "win32":
+        return 0.0  # not told there
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
 
@@ -84,6 +87,7 @@ class Session:
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=50))
     begun: float = field(default_factory=time.monotonic)
     looked: float = 0.0  # seconds spent on previews
+    speed: float = 0.0  # images/s, as last measured
 
     def stopped(self) -> bool:
         return self.stop.asked
@@ -117,7 +121,9 @@ class Session:
         now = time.monotonic()
         self.recent.append((now, step))
         (then, first), n = self.recent[0], len(self.recent)
-        return (step - first) * self.run.train.batch / (now - then) if n > 1 else 0.0
+        if n > 1:
+            self.speed = (step - first) * self.run.train.batch / (now - then)
+        return self.speed
 
     def preview(self, state: TrainState) -> None:
         """The held-out loss of weights and average, a grid from fixed seeds, the loss figure.
@@ -128,7 +134,10 @@ class Session:
         last = self.run.train.progress(state.step, state.seconds) >= 1
         if not last and self.looked > PREVIEW_SHARE * (now - self.begun) and state.step:
             return
-        self._look(state)
+        try:
+            self._look(state)
+        except (FloatingPointError, OSError) as error:  # a picture is not worth a run
+            self.reporter.warn(f"no preview at step {state.step:,}: {error}")
         self.looked += time.monotonic() - now
         self.recent.clear()
 
@@ -151,8 +160,9 @@ class Session:
         row: dict[str, Any] = {"kind": "held_out", "step": state.step}
         row |= {"images": state.step * self.run.train.batch, "seconds": round(state.seconds, 3)}
         row |= {"raw": raw.mean().item(), "ema": average.mean().item()}
-        row |= {"raw_by_level": by_level(raw, LEVELS), "ema_by_level": by_level(average, LEVELS)}
-        row["level_log_snr"] = level_log_snr(self.run, LEVELS)
+        levels = min(LEVELS, len(raw))
+        row |= {"raw_by_level": by_level(raw, levels), "ema_by_level": by_level(average, levels)}
+        row["level_log_snr"] = level_log_snr(self.run, levels)
         append_metrics(self.folder, row)
         low, high = row["ema_by_level"][0], row["ema_by_level"][-1]
         self.reporter.say(

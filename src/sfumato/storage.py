@@ -68,12 +68,13 @@ def commit_folder(target: Path, files: Mapping[str, bytes]) -> None:
 def read_folder(folder: Path) -> dict[str, bytes]:
     """The files of a committed folder, each checked against the manifest.
 
-    Raises: DamagedError, naming the file, where one is missing or changed.
+    Raises: DamagedError, naming the file, where one is missing or changed; OSError where the
+    system can't read now, which says nothing of the files.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         files = {name: (folder / name).read_bytes() for name in manifest}
-    except (OSError, ValueError, TypeError) as error:
+    except (FileNotFoundError, ValueError, TypeError) as error:
         raise DamagedError(f"{folder}: {error}") from error
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != manifest[name]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from . import ema
 from .data.batches import generator_at
 
+WARMUP_SHARE = 0.1  # of the budget, at most
 Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -43,7 +44,7 @@ class LinearDecay:
     floor: float = 0.0
 
     def __call__(self, progress: float) -> float:
-        rest = min(max(progress - self.hold, 0.0) / (1 - self.hold), 1.0)
+        rest = min(max(progress - self.hold, 0.0) / max(1 - self.hold, 1e-9), 1.0)
         return 1 - (1 - self.floor) * rest
 
 
@@ -87,10 +88,24 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps is None and self.images is None and self.seconds is None:
             raise ValueError("a run needs a budget: give steps, images or seconds (--time 10m).")
-        for name in ("steps", "images", "seconds", "batch", "micro_batch", "lr", "grad_clip"):
+        for name in (
+            "steps",
+            "images",
+            "seconds",
+            "batch",
+            "micro_batch",
+            "lr",
+            "grad_clip",
+            "save_every_steps",
+        ):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"train.{name} = {value}; it must be above 0.")
+        for name, least in (("warmup_steps", 0), ("previews", 0), ("keep", 1), ("weight_decay", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(
+                    f"train.{name} = {getattr(self, name)}; {least} or more is wanted."
+                )
         ema.power_of(self.ema_length)
 
     def progress(self, step: int, seconds: float) -> float:
@@ -107,8 +122,12 @@ class TrainConfig:
         return max(shares)
 
     def lr_at(self, step: int, progress: float) -> float:
-        """The learning rate of the step that follows `step` finished ones."""
-        return self.lr * self.decay(progress) * min(1.0, (step + 1) / max(1, self.warmup_steps))
+        """The learning rate of the step that follows `step` finished ones.
+
+        The warm-up ends after warmup_steps or a tenth of the budget, whichever comes first.
+        """
+        warm = max((step + 1) / max(1, self.warmup_steps), progress / WARMUP_SHARE)
+        return self.lr * self.decay(progress) * min(1.0, warm)
 
 
 @dataclass
@@ -188,7 +207,12 @@ def losses_of(model: nn.Module, loss: Loss, batch: Batch, most: int | None) -> T
 
 
 def previews_due(progress: float, count: int) -> int:
-    """How many previews belong before `progress`: one at 0, `count` more, denser at the start."""
+    """How many previews belong before `progress`: one at 0, `count` more, denser at the start.
+
+    None at all where count is 0.
+    """
+    if count == 0:
+        return 0
     return sum(progress >= (index / count) ** 2 for index in range(count + 1))
 
 
@@ -215,6 +239,9 @@ def train(
     """Advance `state` until the budget is spent or hooks.stopped(); save at the end either way."""
     begun, before = clock(), state.seconds
     next_save = state.seconds + config.save_every_seconds
+    # With a larger budget than before, previews that were made at its end are due again.
+    spent = config.progress(state.step, state.seconds)
+    state.previews = min(state.previews, previews_due(spent, config.previews))
     while True:
         progress = config.progress(state.step, state.seconds)
         due = previews_due(progress, config.previews)
@@ -224,7 +251,11 @@ def train(
         if progress >= 1 or hooks.stopped():
             break
         torch.manual_seed(generator_at(config.seed, "dropout", state.step).initial_seed())
-        scalars = take_step(state, loss, batch_at(state.step), config)
+        try:
+            scalars = take_step(state, loss, batch_at(state.step), config)
+        except FloatingPointError:
+            hooks.save(state)
+            raise
         state.seconds = before + clock() - begun
         hooks.log(state, scalars)
         if _save_is_due(state, config, next_save):

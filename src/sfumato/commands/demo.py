@@ -8,6 +8,8 @@ from ..planning import plan
 from .sample import load_run, make_film, order_of
 from .train import Trainer
 
+ENOUGH_STEPS = 500  # before it some digits are blots
+
 
 def run_demo(args: Demo) -> None:
     """Train the digits recipe for args.time, then the labelled grid, the film and the page."""
@@ -22,6 +24,11 @@ def run_demo(args: Demo) -> None:
         order = order_of(Sample(run=str(folder)), loaded)
         make_film(loaded, run.sampling, folder / "film.webp", order)
         write_page(folder)
+        if loaded.step < ENOUGH_STEPS:
+            reporter.say(
+                f"These are early drawings, after {loaded.step:,} steps. On a slow or busy machine "
+                "give it more time: sfumato demo --time 10m"
+            )
         reporter.say(
             f"Look at {folder / 'samples.png'}: ten rows, a digit a row, none of them real."
         )

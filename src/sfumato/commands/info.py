@@ -28,7 +28,8 @@ def print_picture(path: Path) -> None:
     if settings is None:
         print(f"{path} was not made by sfumato, or its settings were stripped: it has none.")
         return
-    print(json.dumps(settings, indent=1, ensure_ascii=False))
+    for name, value in settings.items():
+        print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
 
 
 def print_known(name: str) -> None:
@@ -69,7 +70,7 @@ def print_run(name: str) -> None:
     if held:
         facts["held-out loss"] = f"{held[-1]['raw']:.4f}, averaged weights {held[-1]['ema']:.4f}"
     print(facts_block(str(folder), facts))
-    print(f"Next: sfumato sample {folder}   or go on: sfumato train {folder}")
+    print(f"Next: sfumato sample {folder}   or train longer: sfumato train {folder} --time 1h")
 
 
 def print_data(source: str) -> None:

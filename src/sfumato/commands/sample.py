@@ -1,5 +1,7 @@
 """sfumato sample: pictures and a film from a finished run."""
 
+import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def load_run(
     """
     folder = find(name)
     run = loads((folder / "run.json").read_text("utf-8"))
-    found = checkpoint.newest(folder)
+    found = checkpoint.newest(folder, lambda text: print(text, file=sys.stderr), mend=False)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it: sfumato train {folder}")
     path, files = found
@@ -69,7 +71,8 @@ def classes_asked(label: str, names: tuple[str, ...]) -> list[int]:
         elif word.isdigit() and int(word) < len(names):
             found.append(int(word))
         else:
-            raise UsageError(f"there is no class {word!r}; {near(word, names)}")
+            known = f"or a number from 0 to {len(names) - 1}"
+            raise UsageError(f"there is no class {word!r}; {near(word, names)} {known}")
     return found
 
 
@@ -106,15 +109,17 @@ def settings_of(loaded: Loaded, sampling: SamplingConfig, **more: Any) -> dict[s
 
 def run_sample(args: Sample) -> None:
     """Draw, then write the grid, the film and single files where asked."""
+    for name in ("count", "columns", "batch"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}; at least 1 is needed.")
     device = pick_device(args.device)
     loaded = load_run(args.run, device, args.raw, args.precision)
     sampling = sampling_with(loaded.run.sampling, args)
     order = order_of(args, loaded)
-    out = (
-        new_folder(args.out.parent, args.out.name)
-        if args.out
-        else new_folder(loaded.folder, "drawn")
-    )
+    if args.out is not None and args.out.exists():
+        raise UsageError(f"--out {args.out} is there already; choose another name.")
+    wanted = args.out or loaded.folder / "drawn"
     with Reporter(quiet=args.quiet) as reporter:
         reporter.say(
             f"{len(order)} images from {loaded.folder}, step {loaded.step:,}, "
@@ -122,6 +127,7 @@ def run_sample(args: Sample) -> None:
             f"{sampling.solver}, {sampling.steps} steps, guidance {sampling.guidance:g}"
         )
         images = draw_with_progress(loaded, order, sampling, args.batch, reporter)
+        out = new_folder(wanted.parent, wanted.name)
         write_grid(images, order, loaded, sampling, out / "samples.png", args.columns)
         if args.files:
             write_files(images, order, loaded, sampling, out)
@@ -177,7 +183,8 @@ def write_files(
         label = None if order.labels is None else loaded.card.class_names[order.labels[i]]
         seed = order.seeds[i]
         picture = grid(image[None], columns=1, gap=0, scale=1)
-        name = f"{seed:06d}.png" if label is None else f"{label}-{seed:06d}.png"
+        stem = "" if label is None else re.sub(r"[^\w-]+", "-", label) + "-"
+        name = f"{stem}{seed:06d}.png"
         save_png(picture, out / name, settings_of(loaded, sampling, seed=seed, label=label))
 
 

@@ -13,6 +13,7 @@ from ..console import Reporter, count, duration, short
 from ..data import ImageData, fingerprint, split
 from ..folder import (
     DataCard,
+    find,
     new_folder,
     read_card,
     read_metrics,
@@ -29,8 +30,9 @@ from ..training import TrainState, train
 
 def run_train(args: Train) -> None:
     """Plan, then print the plan, or train a new run, or go on with an old one."""
-    source_is_run = (Path(args.source) / "run.json").is_file()
-    if source_is_run:
+    if args.source == "last" or (args.resume and not (args.source or args.out or args.config)):
+        args = replace(args, source=str(find("last")))
+    if (Path(args.source) / "run.json").is_file():
         args = replace(
             args, config=Path(args.source) / "run.json", resume=True, out=Path(args.source)
         )
@@ -91,6 +93,9 @@ def facts(run: Run, data: ImageData, device: torch.device, folder: Path | None) 
     return described
 
 
+FEW_IMAGES = 100
+
+
 class Trainer:
     """One run of `sfumato train`, new or resumed."""
 
@@ -105,16 +110,26 @@ class Trainer:
 
     def start(self, resume: Path | None, out: Path | None) -> tuple[Path, bool]:
         """Train until the budget is spent or Ctrl-C; (the run's folder, whether it was spent)."""
-        wanted = out or Path("runs") / self.run.name
-        folder = resume or new_folder(wanted.parent, wanted.name)
-        with (
-            Reporter(folder / "log.txt", self.quiet) as reporter,
-            StopRequest().listening() as stop,
-        ):
+        folder = resume or self._new_folder(out)
+        with Reporter(folder / "log.txt", self.quiet) as reporter:
+            stop = StopRequest()
             state, session = self._prepare(folder, resume is not None, reporter, stop)
-            self._loop(state, session)
-            self._finish(state, session)
-        return folder, not stop.asked
+            before = state.step
+            with stop.listening():
+                self._loop(state, session)
+            finished = self.run.train.progress(state.step, state.seconds) >= 1
+            self._finish(state, session, finished, already=finished and state.step == before > 0)
+        return folder, finished
+
+    def _new_folder(self, out: Path | None) -> Path:
+        if out is None:
+            return new_folder(Path("runs"), self.run.name)
+        if out.exists():
+            raise ValueError(
+                f"--out {out} is there already, and no run is ever overwritten. Choose another "
+                "name, or add --resume to go on with the run in it."
+            )
+        return new_folder(out.parent, out.name)
 
     def _prepare(
         self, folder: Path, resumed: bool, reporter: Reporter, stop: StopRequest
@@ -129,12 +144,16 @@ class Trainer:
             self.run, reason = settle_precision(self.run, self.train_data, self.device)
         reporter.header(
             f"{'going on with' if resumed else 'training'} {self.run.name}",
-            facts(self.run, self.data, self.device, folder),
+            {**facts(self.run, self.data, self.device, folder), "split": self._split_words()},
         )
+        if len(self.train_data) < FEW_IMAGES:
+            reporter.warn(
+                f"{len(self.train_data)} images are few: the network will learn them by heart."
+            )
         if not resumed:
             reporter.say(f"  precision  {reason}")
-        write_file(folder / "run.json", dumps(self.run).encode())
         write_card(folder, card)
+        write_file(folder / "run.json", dumps(self.run).encode())  # last: it makes a folder a run
         state = TrainState.fresh(build(self.run, self.device), self.run.train)
         if resumed:
             self._restore(folder, state, reporter)
@@ -149,6 +168,10 @@ class Trainer:
             else held_out_batch(self.run, self.held_data, self.device)
         )
         return state, Session(self.run, folder, card, held, self.device, reporter, stop)
+
+    def _split_words(self) -> str:
+        held = 0 if self.held_data is None else len(self.held_data)
+        return f"{count(len(self.train_data))} images to train on, {count(held)} held out"
 
     def _card(self) -> DataCard:
         data = self.data
@@ -188,10 +211,15 @@ class Trainer:
         step_batch = batches(self.run, self.train_data, self.device)
         train(state, loss_of(self.run), step_batch, self.run.train, session)
 
-    def _finish(self, state: TrainState, session: Session) -> None:
+    def _finish(self, state: TrainState, session: Session, finished: bool, already: bool) -> None:
         folder, say = session.folder, session.reporter.say
         session.reporter.end_progress()
-        if session.stop.asked:
+        if already:
+            say(
+                f"The run had ended: {budget_words(self.run)} are spent. To train it longer give a "
+                f"larger budget: sfumato train {folder} --steps {2 * state.step}"
+            )
+        if not finished:
             say(f"Stopped and saved at step {state.step:,}. Go on with: sfumato train {folder}")
             return
         images = session.draw(state.average, 10, self.run.sampling)  # type: ignore[arg-type]
