@@ -1,15 +1,22 @@
 """Pixels in and out of [-1, 1], devices, precision, and what a run fills in from its data."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
+from sfumato import assembly
 from sfumato.assembly import build, loss_of, pick_device, settle, settle_precision
 from sfumato.codec import Pixels
+from sfumato.config import SamplingConfig
+from sfumato.exact import Empirical
 from sfumato.generation import Order, class_rows, draw, wrapped
+from sfumato.grids import KarrasGrid
 from sfumato.parameterization import EDMPreconditioning
+from sfumato.prediction import Prediction
+from sfumato.process import Karras
 from sfumato.recipes import RECIPES
+from sfumato.solvers import DPMSolverPP2M
 from tiny import CPU, images, parts, run
 
 
@@ -110,3 +117,60 @@ def test_the_loss_is_the_objectives_on_encoded_pixels():
     x0 = batch["images"].float() / 127.5 - 1
     expected = run().objective(state.model.eval(), x0, batch["labels"], batch["u"], batch["eps"])
     torch.testing.assert_close(loss_of(run())(state.model, batch), expected)
+
+
+def test_each_image_is_of_the_class_that_was_asked_for_whatever_the_batch():
+    data = images(n=36)
+    x0 = Pixels().encode(data.images)
+    perfect = Empirical(Karras(), x0, data.labels)
+    wanted = [2, 0, 1, 1, 2, 0, 0]
+    sampling = SamplingConfig(DPMSolverPP2M(), KarrasGrid(), steps=12)
+    drawn = draw(perfect, Order(range(7), wanted, (1, 8, 8)), sampling, 3, CPU, batch=3)
+    distance = (drawn[:, None].int() - data.images[None].int()).abs().flatten(2).sum(2)
+    assert distance.amin(1).max() < 64  # an optimal denoiser gives back training images
+    assert data.labels[distance.argmin(1)].tolist() == wanted
+
+
+@dataclass
+class Recording:
+    """A denoiser that remembers what it was asked."""
+
+    process: Karras = field(default_factory=Karras)
+    conds: list[list[int]] = field(default_factory=list)
+
+    def __call__(self, x_t, t, cond=None):
+        self.conds.append(cond.tolist())
+        x0 = cond.to(x_t)[:, None, None, None].expand_as(x_t)
+        return Prediction(x_t, x0, t, self.process)
+
+
+def test_guidance_asks_for_the_labels_and_the_null_class_and_extrapolates_by_its_scale():
+    recording = Recording()
+    guided = wrapped(recording, SamplingConfig(guidance=3.0), classes=10)
+    x0 = guided(torch.zeros(2, 1, 4, 4), torch.tensor(1.0), torch.tensor([4, 7])).x0
+    assert recording.conds == [[4, 7, 10, 10]]
+    assert x0[:, 0, 0, 0].tolist() == [10 + 3 * (4 - 10), 10 + 3 * (7 - 10)]
+    clipped = wrapped(recording, SamplingConfig(guidance=3.0, clipped=True), classes=10)
+    x0 = clipped(torch.zeros(2, 1, 4, 4), torch.tensor(1.0), torch.tensor([4, 7])).x0
+    assert x0[:, 0, 0, 0].tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "decided"),
+    [(0.5, 0.01, "bf16"), (0.9, 0.01, "fp32"), (1.5, 0.01, "fp32"), (0.5, 0.2, "fp32")],
+)
+def test_bf16_must_be_both_faster_and_right(monkeypatch, share, error, decided):
+    class Trial:
+        def __init__(self, config, data, device):
+            self.low = config.precision == "bf16"
+            self.seconds = []
+
+        def step(self):
+            self.seconds.append(share if self.low else 1.0)
+
+        def output(self):
+            return torch.ones(4) * (1 + error if self.low else 1)
+
+    monkeypatch.setattr(assembly, "_Trial", Trial)
+    chosen, _ = settle_precision(replace(run(), precision="auto"), images(), CPU)
+    assert chosen.precision == decided
