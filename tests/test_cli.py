@@ -7,7 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load
 
 from sfumato.__main__ import main
 from sfumato.config import loads
@@ -278,3 +280,32 @@ def test_python_m_is_the_command():
         [sys.executable, "-m", "sfumato", "--version"], capture_output=True, text=True, check=True
     )
     assert re.fullmatch(r"sfumato \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_pictures_come_from_the_average_and_raw_ones_from_the_weights(
+    sfumato, tmp_path, monkeypatch
+):
+    from sfumato import checkpoint, session
+    from sfumato.commands.sample import load_run
+
+    drawn = []
+    original = session.draw
+
+    def recording(denoiser, *rest):
+        drawn.append(denoiser)
+        return original(denoiser, *rest)
+
+    monkeypatch.setattr(session, "draw", recording)
+    sfumato("train", "digits", "--steps", "3", *TINY)
+    _, files = checkpoint.newest(tmp_path / "runs/digits")
+    saved = {name: load(files[f"{name}.safetensors"]) for name in ("average", "weights")}
+    loaded = {
+        name: load_run("last", torch.device("cpu"), raw=name == "weights").denoiser.state_dict()
+        for name in saved
+    }
+    name = "network.out.conv.bias"
+    assert not torch.equal(saved["average"][name], saved["weights"][name])
+    for kind in saved:
+        assert torch.equal(loaded[kind][name], saved[kind][name]), kind
+    assert len(drawn) == 3  # the previews at the start and the end, and samples.png
+    assert all(torch.equal(model.state_dict()[name], saved["average"][name]) for model in drawn)
