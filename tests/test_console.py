@@ -244,3 +244,17 @@ with Reporter(live=False) as reporter:
 sys.exit("rich" in sys.modules or "torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_reading_many_files_says_how_many_and_how_long():
+    from sfumato.console import reading
+
+    now, said = [0.0], []
+    progress = reading(said.append, every=2.0, clock=lambda: now[0])
+    for second, done in ((0, 0), (1, 10), (2, 20), (3, 30), (4, 50), (5, 100)):
+        now[0] = float(second)
+        progress(done, 100)
+    assert said == [
+        "reading images: 20 of 100, about 8.0 s left",
+        "reading images: 50 of 100, about 4.0 s left",
+    ]

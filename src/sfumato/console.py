@@ -142,6 +142,27 @@ def facts_block(title: str, facts: Mapping[str, str], width: int = WIDTH) -> str
     return "\n".join(lines)
 
 
+def reading(
+    say: Callable[[str], None], every: float = 2.0, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """A progress function for data.load: says how many files are read, every so many seconds."""
+    begun = last = clock()
+    seen = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal begun, last, seen
+        now = clock()
+        if seen == 0 or done < seen:  # a pass begins: headers first, then pixels
+            begun = last = now
+        seen = done
+        if now - last >= every and 0 < done < total:
+            last = now
+            left = duration((now - begun) * (total - done) / done)
+            say(f"reading images: {count(done)} of {count(total)}, about {left} left")
+
+    return progress
+
+
 def is_live(stream: TextIO, environment: Mapping[str, str]) -> bool:
     """Whether one line may be drawn over and over: a terminal, and nothing asks for plain text."""
     plain = environment.get("NO_COLOR") or environment.get("CI")

@@ -74,9 +74,10 @@ def print_run(name: str) -> None:
 
 
 def print_data(source: str) -> None:
+    from ..console import reading
     from ..data import load
 
-    data = load(source)
+    data = load(source, progress=reading(print))
     print(data.describe())
     for path, reason in data.skipped[:20]:
         print(f"  left out: {path} ({reason})")

@@ -9,7 +9,7 @@ from .. import checkpoint
 from ..arguments import Train
 from ..assembly import batches, build, held_out_batch, loss_of, pick_device, settle_precision
 from ..config import Run, dumps, loads
-from ..console import Reporter, count, duration, short
+from ..console import Reporter, count, duration, reading, short
 from ..data import ImageData, fingerprint, split
 from ..folder import (
     DataCard,
@@ -38,7 +38,7 @@ def run_train(args: Train) -> None:
         )
         args = replace(args, source="")
     device = pick_device(args.device)
-    run, data = plan(args)
+    run, data = plan(args, reading(Reporter(quiet=args.quiet).say))
     if args.dry_run:
         print_plan(run, data, device)
         return
