@@ -147,12 +147,12 @@ def reading(
 ) -> Callable[[int, int], None]:
     """A progress function for data.load: says how many files are read, every so many seconds."""
     begun = last = clock()
-    seen = 0
+    seen = -1  # before the first call
 
     def progress(done: int, total: int) -> None:
         nonlocal begun, last, seen
         now = clock()
-        if seen == 0 or done < seen:  # a pass begins: headers first, then pixels
+        if seen < 0 or done < seen:  # a pass begins: headers first, then pixels
             begun = last = now
         seen = done
         if now - last >= every and 0 < done < total:
