@@ -6,6 +6,7 @@ Nothing here is float or in [-1, 1]: that is the codec's work, and its alone.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Images, their classes, and what became of the files that they were read from.
+    """Images, their classes and captions, and what became of the files they were read from.
 
     Raises ValueError where the parts do not fit one another.
     """
@@ -26,6 +27,7 @@ class ImageData:
     source: str  # where the images come from, for people
     skipped: tuple[tuple[str, str], ...] = ()  # (path, reason) of each file left out
     notes: tuple[str, ...] = ()  # whole sentences on what was decided for the caller
+    captions: tuple[str, ...] | None = None  # one an image, "" where it has none
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -35,6 +37,11 @@ class ImageData:
             )
         if self.labels is not None:
             _check_labels(self.labels, len(self.images), len(self.class_names))
+        if self.captions is not None and len(self.captions) != len(self.images):
+            raise ValueError(
+                f"{len(self.captions):,} captions for {len(self.images):,} images: give one for "
+                'each, "" where there is none.'
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,12 +56,12 @@ class ImageData:
         return self.images.shape[2], self.images.shape[3]
 
     def describe(self) -> str:
-        """One paragraph: count, size, channels, classes, origin, files left out, notes."""
+        """One paragraph: count, size, channels, classes, captions, origin, left out, notes."""
         height, width = self.size
         parts = [
             f"{self.name}: {len(self):,} images of {height} x {width} (height x width), "
-            f"{_CHANNELS.get(self.channels, f'{self.channels} channels')}, {self._classes()}, "
-            f"from {self.source}."
+            f"{_CHANNELS.get(self.channels, f'{self.channels} channels')}, {self._classes()}"
+            f"{self._texts()}, from {self.source}."
         ]
         if self.skipped:
             path, reason = self.skipped[0]
@@ -74,8 +81,24 @@ class ImageData:
             names = [*names[:5], "...", names[-1]]
         return f"{len(self.class_names)} {word} of {each} ({', '.join(names)})"
 
+    def _texts(self) -> str:
+        if self.captions is None:
+            return ""
+        different = set(self.captions) - {""}
+        if not different:
+            return ", captions that are all empty"
+        word = "caption" if len(different) == 1 else "captions"
+        first = _shortened(next(text for text in self.captions if text))
+        return f", {len(different):,} different {word} ({first!r} for one)"
+
 
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGB with opacity"}
+
+_SHOWN = 60  # letters of a caption that are enough to see what captions are like
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def _check_labels(labels: Tensor, count: int, classes: int) -> None:
@@ -104,9 +127,11 @@ def spread(count: int, wanted: int, labels: Tensor | None = None) -> Tensor:
 
 
 def subset(data: ImageData, indices: Tensor) -> ImageData:
-    """The images at `indices` (int64, any order), with their labels."""
+    """The images at `indices` (int64, any order), with their labels and captions."""
     labels = None if data.labels is None else data.labels[indices]
-    return replace(data, images=data.images[indices], labels=labels)
+    texts = data.captions
+    captions = None if texts is None else tuple(texts[i] for i in indices.tolist())
+    return replace(data, images=data.images[indices], labels=labels, captions=captions)
 
 
 def split(data: ImageData, held_out: int) -> tuple[ImageData, ImageData]:
@@ -126,10 +151,15 @@ def split(data: ImageData, held_out: int) -> tuple[ImageData, ImageData]:
 
 
 def fingerprint(data: ImageData) -> str:
-    """SHA-256 (hex) over the shape, the pixels and the labels; names and origin do not count."""
+    """SHA-256 (hex) over shape, pixels, labels and captions; names and origin do not count.
+
+    Without captions it is what it was before there were any, so that older runs know their data.
+    """
     labels = data.labels
     digest = hashlib.sha256(repr((tuple(data.images.shape), labels is not None)).encode())
     digest.update(data.images.contiguous().numpy().data)
     if labels is not None:
         digest.update(labels.contiguous().numpy().astype("<i8").data)
+    if data.captions is not None:
+        digest.update(json.dumps(data.captions).encode())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from sfumato.data.containers import Container, open_container
 from sfumato.data.decoding import Progress, decode_all, enlarged_note, fit_all
 from sfumato.data.images import Size
 from sfumato.data.record import ImageData, spread, subset
-from sfumato.data.trees import list_images
+from sfumato.data.trees import Listing, list_images, take
 
 KNOWN = {  # where the well-known sets are usually unpacked, below each of `_homes`
     "mnist": ("mnist", "MNIST/raw"),
@@ -71,7 +71,8 @@ def load(
             if form.present(container):
                 found = _named(form.read(container, split), path)
                 return _from_arrays(found, str(path), wanted)
-        return _from_files(container, _name(path), wanted)
+        listing = list_images(container, split, labels)
+        return _from_files(container, listing, _name(path), wanted)
 
 
 @dataclass(frozen=True)
@@ -186,21 +187,19 @@ def _from_arrays(found: Arrays, source: str, wanted: _Wanted) -> ImageData:
     return replace(whole, images=torch.from_numpy(fitted), notes=notes)
 
 
-def _from_files(container: Container, name: str, wanted: _Wanted) -> ImageData:
-    listing = list_images(container, wanted.split, wanted.labels)
-    names = listing.names
-    labels = None if listing.labels is None else torch.from_numpy(listing.labels)
-    if wanted.limit is not None and wanted.limit < len(names):
-        chosen = spread(len(names), wanted.limit, labels)
-        names = tuple(names[i] for i in chosen.tolist())
-        labels = None if labels is None else labels[chosen]
-    batch = decode_all(container, names, wanted.size, wanted.channels, wanted.progress)
+def _from_files(container: Container, listing: Listing, name: str, wanted: _Wanted) -> ImageData:
+    if wanted.limit is not None and wanted.limit < len(listing.names):
+        labels = None if listing.labels is None else torch.from_numpy(listing.labels)
+        listing = take(listing, spread(len(listing.names), wanted.limit, labels).numpy())
+    batch = decode_all(container, listing.names, wanted.size, wanted.channels, wanted.progress)
+    kept = take(listing, batch.kept)
     return ImageData(
         images=torch.from_numpy(batch.images),
-        labels=None if labels is None else labels[torch.from_numpy(batch.kept)],
+        labels=None if kept.labels is None else torch.from_numpy(kept.labels),
         class_names=listing.class_names,
         name=name,
         source=container.where,
         skipped=(*listing.skipped, *batch.skipped),
         notes=(*listing.notes, *batch.notes),
+        captions=kept.captions,
     )

@@ -1,8 +1,11 @@
-"""Image files in folders: which of them, and of what class.
+"""Image files in folders: which of them, of what class and with what caption.
 
     dataset.json beside them (EDM's form: {"labels": [["00000/img.png", 6], ...]})  -> its labels
+    else metadata.jsonl or metadata.csv with a column "label"                      -> its labels
     else every image in some sub-folder                                            -> a class each
     else                                                                           -> no labels
+
+Captions: see `captions`.
 
 Folders that all images share do not count, and folders named train and test (val, ...) choose
 the split. Classes are numbered in the sorted order of their folders' names.
@@ -10,7 +13,7 @@ the split. Classes are numbered in the sorted order of their folders' names.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import PurePosixPath
@@ -20,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.arrays import index_labels
+from sfumato.data.captions import Written, in_order, read_written
 from sfumato.data.containers import Container, Skipped, plain_name
 from sfumato.data.images import SUFFIXES
 
@@ -29,13 +33,24 @@ TEST = ("test", "testing", "val", "valid", "validation", "eval")  # the first th
 
 @dataclass(frozen=True)
 class Listing:
-    """The files to decode, in order, with their classes."""
+    """The files to decode, in order, with their classes and captions."""
 
     names: tuple[str, ...]
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
     skipped: Skipped = ()
     notes: tuple[str, ...] = ()
+    captions: tuple[str, ...] | None = None
+
+
+def take(listing: Listing, indices: NDArray[np.int64]) -> Listing:
+    """The files at `indices`, with their classes and captions."""
+    return replace(
+        listing,
+        names=tuple(listing.names[i] for i in indices),
+        labels=None if listing.labels is None else listing.labels[indices],
+        captions=None if listing.captions is None else tuple(listing.captions[i] for i in indices),
+    )
 
 
 def list_images(container: Container, split: str, labels: bool = True) -> Listing:
@@ -47,15 +62,28 @@ def list_images(container: Container, split: str, labels: bool = True) -> Listin
     if not images:
         raise ValueError(_nothing_found(container))
     names, notes = _of_split(images, split, container.where)
-    listing = Listing(names, skipped=container.skipped, notes=notes)
-    if not labels:
-        return listing
+    written = read_written(container, names)
+    captions, gaps = in_order(written, names)
+    listing = Listing(
+        names,
+        skipped=(*container.skipped, *written.skipped),
+        notes=tuple(note for note in (*notes, *written.notes, gaps) if note),
+        captions=captions,
+    )
+    return _labelled(listing, container, written) if labels else listing
+
+
+def _labelled(listing: Listing, container: Container, written: Written) -> Listing:
     found = min(
         (name for name in container.names if PurePosixPath(name).name == "dataset.json"),
         key=lambda name: name.count("/"),
         default=None,
     )
-    return _by_folder(listing) if found is None else _by_json(listing, container, found)
+    if found is not None:
+        return _by_json(listing, container, found)
+    if written.labels:
+        return _by_table(listing, written.labels, written.where)
+    return _by_folder(listing)
 
 
 def _parts(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -109,15 +137,21 @@ def _by_json(listing: Listing, container: Container, name: str) -> Listing:
         return replace(
             listing, notes=(*listing.notes, "dataset.json says that there are no labels.")
         )
-    known = tuple(name for name in listing.names if name in given)
-    if not known:
+    if not any(name in given for name in listing.names):
         raise ValueError(f"{what} has no label for any image there. Correct or remove it.")
+    return _by_table(listing, given, "dataset.json")
+
+
+def _by_table(listing: Listing, given: Mapping[str, Any], what: str) -> Listing:
+    """Labels by the images' names; images without one are left out."""
+    known = [i for i, name in enumerate(listing.names) if name in given]
     unknown = tuple(
-        (name, "dataset.json has no label for it") for name in listing.names if name not in given
+        (name, f"{what} has no label for it") for name in listing.names if name not in given
     )
-    labels, class_names = index_labels([given[name] for name in known], len(known), what)
+    kept = take(listing, np.array(known, dtype=np.int64))
+    labels, class_names = index_labels([given[name] for name in kept.names], len(known), what)
     skipped = (*listing.skipped, *unknown)
-    return replace(listing, names=known, labels=labels, class_names=class_names, skipped=skipped)
+    return replace(kept, labels=labels, class_names=class_names, skipped=skipped)
 
 
 def _pairs(contents: bytes, what: str, folder: PurePosixPath) -> dict[str, Any] | None:
