@@ -1,14 +1,16 @@
 """Pixels in and out of [-1, 1], devices, precision, and what a run fills in from its data."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from sfumato import assembly
-from sfumato.assembly import build, loss_of, pick_device, settle, settle_precision
+from sfumato.assembly import build, loss_of, settle
 from sfumato.codec import Pixels
+from sfumato.conditions import Labels, Nothing
 from sfumato.config import SamplingConfig
+from sfumato.devices import Trial, faster_precision, pick_device
 from sfumato.exact import Empirical
 from sfumato.generation import Order, class_rows, draw, wrapped
 from sfumato.grids import KarrasGrid
@@ -17,6 +19,7 @@ from sfumato.prediction import Prediction
 from sfumato.process import Karras
 from sfumato.recipes import RECIPES
 from sfumato.solvers import DPMSolverPP2M
+from sfumato.tasks import Parts, settle_precision, task_of
 from tiny import CPU, images, parts, run
 
 
@@ -71,10 +74,11 @@ def test_weights_depend_on_the_seed_alone():
 
 
 def test_precision_is_kept_as_asked_and_otherwise_decided_with_a_reason():
-    assert settle_precision(run(), images(), CPU)[0].precision == "fp32"
-    decided, reason = settle_precision(replace(run(), precision="auto"), images(), CPU)
-    assert decided.precision in ("fp32", "bf16")
-    assert reason.startswith(f"{decided.precision}: here bf16")
+    parts = Parts(Path("none"), None, images(), None, CPU, print)
+    assert settle_precision(task_of(run(), parts)) == ("fp32", "fp32, as asked")
+    decided, reason = settle_precision(task_of(replace(run(), precision="auto"), parts))
+    assert decided in ("fp32", "bf16")
+    assert reason.startswith(f"{decided}: here bf16")
 
 
 def test_bf16_runs_the_network_only_and_agrees_with_fp32():
@@ -101,14 +105,14 @@ def test_a_label_an_image():
 def test_guidance_without_classes_is_refused():
     sampling = replace(run().sampling, guidance=2.0)
     with pytest.raises(ValueError, match="model without classes; its scale is 1"):
-        wrapped(build(run(), CPU), sampling, 0)
+        wrapped(build(run(), CPU), sampling, Nothing())
 
 
 def test_images_that_are_no_numbers_are_reported_by_seed():
     model = build(run(), CPU)
     torch.nn.init.constant_(model.network.out.conv.bias, float("nan"))
     with pytest.raises(FloatingPointError, match=r"2 of 2 images.*seeds \[7, 9\]"):
-        draw(model, Order([7, 9], [0, 1], (1, 8, 8)), run().sampling, 3, CPU)
+        draw(model, Order([7, 9], [0, 1], (1, 8, 8)), run().sampling, Labels(3), CPU)
 
 
 def test_the_loss_is_the_objectives_on_encoded_pixels():
@@ -125,7 +129,7 @@ def test_each_image_is_of_the_class_that_was_asked_for_whatever_the_batch():
     perfect = Empirical(Karras(), x0, data.labels)
     wanted = [2, 0, 1, 1, 2, 0, 0]
     sampling = SamplingConfig(DPMSolverPP2M(), KarrasGrid(), steps=12)
-    drawn = draw(perfect, Order(range(7), wanted, (1, 8, 8)), sampling, 3, CPU, batch=3)
+    drawn = draw(perfect, Order(range(7), wanted, (1, 8, 8)), sampling, Labels(3), CPU, batch=3)
     distance = (drawn[:, None].int() - data.images[None].int()).abs().flatten(2).sum(2)
     assert distance.amin(1).max() < 64  # an optimal denoiser gives back training images
     assert data.labels[distance.argmin(1)].tolist() == wanted
@@ -146,11 +150,11 @@ class Recording:
 
 def test_guidance_asks_for_the_labels_and_the_null_class_and_extrapolates_by_its_scale():
     recording = Recording()
-    guided = wrapped(recording, SamplingConfig(guidance=3.0), classes=10)
+    guided = wrapped(recording, SamplingConfig(guidance=3.0), Labels(10))
     x0 = guided(torch.zeros(2, 1, 4, 4), torch.tensor(1.0), torch.tensor([4, 7])).x0
     assert recording.conds == [[4, 7, 10, 10]]
     assert x0[:, 0, 0, 0].tolist() == [10 + 3 * (4 - 10), 10 + 3 * (7 - 10)]
-    clipped = wrapped(recording, SamplingConfig(guidance=3.0, clipped=True), classes=10)
+    clipped = wrapped(recording, SamplingConfig(guidance=3.0, clipped=True), Labels(10))
     x0 = clipped(torch.zeros(2, 1, 4, 4), torch.tensor(1.0), torch.tensor([4, 7])).x0
     assert x0[:, 0, 0, 0].tolist() == [-1, 1]
 
@@ -159,18 +163,10 @@ def test_guidance_asks_for_the_labels_and_the_null_class_and_extrapolates_by_its
     ("share", "error", "decided"),
     [(0.5, 0.01, "bf16"), (0.9, 0.01, "fp32"), (1.5, 0.01, "fp32"), (0.5, 0.2, "fp32")],
 )
-def test_bf16_must_be_both_faster_and_right(monkeypatch, share, error, decided):
-    class Trial:
-        def __init__(self, config, data, device):
-            self.low = config.precision == "bf16"
-            self.seconds = []
+def test_bf16_must_be_both_faster_and_right(share, error, decided):
+    def trial(low):
+        made = Trial(lambda: None, lambda: torch.ones(4) * (1 + error if low else 1), CPU)
+        made.step = lambda: made.seconds.append(share if low else 1.0)
+        return made
 
-        def step(self):
-            self.seconds.append(share if self.low else 1.0)
-
-        def output(self):
-            return torch.ones(4) * (1 + error if self.low else 1)
-
-    monkeypatch.setattr(assembly, "_Trial", Trial)
-    chosen, _ = settle_precision(replace(run(), precision="auto"), images(), CPU)
-    assert chosen.precision == decided
+    assert faster_precision({"fp32": trial(False), "bf16": trial(True)})[0] == decided

@@ -166,16 +166,16 @@ def test_no_image_is_both_trained_on_and_held_out(sfumato, monkeypatch):
     from sfumato.commands import train as command
 
     seen = {}
-    monkeypatch.setattr(command, "batches", lambda run, data, device: seen.update(train=data))
-    monkeypatch.setattr(command, "held_out_batch", lambda run, data, device: seen.update(held=data))
-    monkeypatch.setattr(command.Trainer, "_loop", lambda self, state, session: batches_of(self))
+
+    def look(trainer, state, session):
+        seen.update(held=session.held_out["images"])
+        indices = [session.task.batches()(step)["images"] for step in range(60)]
+        seen["batches"] = torch.cat(indices)
+
+    monkeypatch.setattr(command.Trainer, "_loop", look)
     monkeypatch.setattr(command.Trainer, "_finish", lambda *rest, **more: None)
-
-    def batches_of(trainer):
-        command.batches(trainer.run, trainer.train_data, trainer.device)
-
     sfumato("train", "digits", "--steps", "1", *TINY)
-    rows = [{tuple(x.flatten().tolist()) for x in seen[name].images} for name in ("train", "held")]
+    rows = [{tuple(x.flatten().tolist()) for x in seen[name]} for name in ("batches", "held")]
     assert (len(rows[0]), len(rows[1])) == (108, 12)
     assert not rows[0] & rows[1]
 
@@ -285,17 +285,18 @@ def test_python_m_is_the_command():
 def test_pictures_come_from_the_average_and_raw_ones_from_the_weights(
     sfumato, tmp_path, monkeypatch
 ):
-    from sfumato import checkpoint, session
+    from sfumato import checkpoint
     from sfumato.commands.sample import load_run
+    from sfumato.tasks import diffusion
 
     drawn = []
-    original = session.draw
+    original = diffusion.draw
 
-    def recording(denoiser, *rest):
+    def recording(denoiser, *rest, **more):
         drawn.append(denoiser)
-        return original(denoiser, *rest)
+        return original(denoiser, *rest, **more)
 
-    monkeypatch.setattr(session, "draw", recording)
+    monkeypatch.setattr(diffusion, "draw", recording)
     sfumato("train", "digits", "--steps", "3", *TINY)
     _, files = checkpoint.newest(tmp_path / "runs/digits")
     saved = {name: load(files[f"{name}.safetensors"]) for name in ("average", "weights")}

@@ -12,9 +12,12 @@ import math
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from torch import nn
 
 from . import bound, discrete, grids, objective, parameterization, process, solvers, training
+from .codec import CodecConfig, Pixels
 from .networks.unet import UNetConfig
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -26,7 +29,9 @@ class DataConfig:
 
     source: a built-in name or a path. size: side after the centre crop; None keeps the images'.
     held_out: images kept out of training for the held-out loss, at most a tenth of all.
-    label_dropout: the share of labels that become the null class, for classifier-free guidance.
+    test: images that training never sees in any form, not even as held-out loss; measured once.
+    label_dropout: the share of labels or captions that become the null condition, for
+        classifier-free guidance.
     """
 
     source: str = "digits"
@@ -35,6 +40,7 @@ class DataConfig:
     limit: int | None = None
     labels: bool = True
     held_out: int = 512
+    test: int = 0
     flip: bool = False
     label_dropout: float = 0.1
 
@@ -45,33 +51,67 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"data.{name} = {value}; it must be above 0.")
-        if self.held_out < 0:
-            raise ValueError(f"data.held_out = {self.held_out}; 0 keeps no image back.")
+        for name in ("held_out", "test"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} = {getattr(self, name)}; 0 keeps no image back.")
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """How images are drawn from the finished run, and in its previews.
 
-    guidance: classifier-free scale, 1 as trained. clipped: keep x0 in [-1, 1].
+    guidance: classifier-free scale, 1 as trained, applied where guidance_from <= sigma / alpha <=
+        guidance_to. clipped: keep x0 in [-1, 1].
+    classifier: the run of a classifier of noised images whose gradient guides, by
+        classifier_scale; "" for none.
     """
 
     solver: solvers.Solver = solvers.Heun()
     grid: grids.Grid = grids.KarrasGrid()
     steps: int = 18
     guidance: float = 1.0
+    guidance_from: float = 0.0
+    guidance_to: float = float("inf")
     clipped: bool = False
+    classifier: str = ""
+    classifier_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"sampling steps = {self.steps}; at least 1 is needed.")
+        if not 0 <= self.guidance_from <= self.guidance_to:
+            raise ValueError(
+                f"guidance from {self.guidance_from} to {self.guidance_to}: these are noise levels "
+                "sigma / alpha, the smaller one first, 0 or more."
+            )
+
+
+class NetworkConfig(Protocol):
+    """The shape of a network. A field `context`, where it has one, is the width of text tokens."""
+
+    @property
+    def in_channels(self) -> int: ...
+
+    @property
+    def out_channels(self) -> int | None: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    def build(self) -> nn.Module: ...
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision = {precision!r}; it is one of {', '.join(PRECISIONS)}.")
 
 
 @dataclass(frozen=True)
 class Run:
     """Everything that decides what a training run does; see `sfumato train --help` for the flags.
 
-    network's channels and classes and an EDM sigma_data of 0 are filled in from the data.
+    network's channels and classes and an EDM sigma_data of 0 are filled in from the data. codec:
+    what the diffusion runs on, pixels or an autoencoder's latents.
     """
 
     name: str
@@ -79,18 +119,16 @@ class Run:
     process: process.Process
     parameterization: parameterization.Parameterization
     objective: objective.Objective
-    network: UNetConfig
+    network: NetworkConfig
     train: training.TrainConfig
     sampling: SamplingConfig = SamplingConfig()
     learned_variance: bool = False
+    codec: CodecConfig = Pixels()
     precision: str = "auto"
     recipe: str = ""
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision = {self.precision!r}; it is one of {', '.join(PRECISIONS)}."
-            )
+        _check_precision(self.precision)
 
 
 ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is asked for
@@ -119,13 +157,15 @@ ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is ask
         *(grids.UniformGrid, grids.KarrasGrid, grids.LeadingGrid, grids.TrailingGrid),
         grids.LinspaceGrid,
     ),
+    NetworkConfig: (UNetConfig,),
+    CodecConfig: (Pixels,),
     training.Schedule: (training.Constant, training.LinearDecay, training.CosineDecay),
 }
 KINDS: dict[str, Any] = {
     cls.__name__: cls
     for group in (
         *ROLES.values(),
-        (training.TrainConfig, UNetConfig, DataConfig, SamplingConfig, Run),
+        (training.TrainConfig, DataConfig, SamplingConfig, Run),
     )
     for cls in group
 }

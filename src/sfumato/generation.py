@@ -1,4 +1,4 @@
-"""Drawing images from a trained denoiser: image k depends on its own seed and label only."""
+"""Drawing images from a trained denoiser: image k depends on its own seed and condition only."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .assembly import CODEC
+from .codec import Codec, Pixels
+from .conditions import Conditions, rows_of
 from .config import SamplingConfig
 from .denoiser import Clipped, Denoiser
-from .guidance import ClassifierFree
+from .guidance import ClassifierFree, Within
 from .sampling import Point, SeededNoise, prior, trajectory
 
 OnPoint = Callable[[int, Point], None]  # (first image's index, where its batch stands)
@@ -17,17 +18,23 @@ OnPoint = Callable[[int, Point], None]  # (first image's index, where its batch 
 
 @dataclass(frozen=True)
 class Order:
-    """What to draw: one image a seed; labels, of the same length, for class-conditional models."""
+    """What to draw: one image a seed; of the same length labels, or prompts, or neither.
+
+    shape: (C, H, W) of the images in pixels.
+    """
 
     seeds: Sequence[int]
     labels: Sequence[int] | None
-    shape: tuple[int, ...]  # (C, H, W)
+    shape: tuple[int, int, int]
+    prompts: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.labels is not None and len(self.labels) != len(self.seeds):
-            raise ValueError(
-                f"{len(self.labels)} labels for {len(self.seeds)} seeds; give one label an image."
-            )
+        for name, rows in (("labels", self.labels), ("prompts", self.prompts)):
+            if rows is not None and len(rows) != len(self.seeds):
+                raise ValueError(
+                    f"{len(rows)} {name} for {len(self.seeds)} seeds; give one {name[:-1]} an "
+                    "image."
+                )
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -42,16 +49,18 @@ def class_rows(
     return seeds, labels if classes else None
 
 
-def wrapped(denoiser: Denoiser, sampling: SamplingConfig, classes: int) -> Denoiser:
+def wrapped(denoiser: Denoiser, sampling: SamplingConfig, conditions: Conditions) -> Denoiser:
     """The denoiser with the guidance and the clipping that the settings ask for."""
     if sampling.guidance != 1:
-        if not classes:
+        if conditions.null is None:
             raise ValueError(
                 f"guidance = {sampling.guidance} was asked of a model without classes; its scale "
                 "is 1. Train on images with labels (a sub-folder a class) for guidance."
             )
-        null = torch.tensor([classes])
-        denoiser = ClassifierFree(denoiser, null, sampling.guidance)
+        guided = ClassifierFree(denoiser, conditions.null, sampling.guidance)
+        low, high = sampling.guidance_from, sampling.guidance_to
+        everywhere = (low, high) == (0.0, float("inf"))
+        denoiser = guided if everywhere else Within(guided, denoiser, low, high)
     return Clipped(denoiser) if sampling.clipped else denoiser
 
 
@@ -59,39 +68,40 @@ def draw(
     denoiser: Denoiser,
     order: Order,
     sampling: SamplingConfig,
-    classes: int,
+    conditions: Conditions,
     device: torch.device,
     batch: int = 128,
     on_point: OnPoint | None = None,
+    codec: Codec | None = None,
 ) -> Tensor:
     """uint8 images (N, C, H, W), on the CPU; on_point sees every point of every batch.
 
     Raises: FloatingPointError where an image is not finite, naming its seed.
     """
-    denoiser = wrapped(denoiser, sampling, classes)
+    codec = codec or Pixels()
+    denoiser = wrapped(denoiser, sampling, conditions)
     times = sampling.grid(denoiser.process, sampling.steps)
+    cond = conditions.asked(order.labels, order.prompts)
     images = []
     for start in range(0, len(order), batch):
-        seeds = order.seeds[start : start + batch]
-        labels = None
-        if order.labels is not None:
-            labels = torch.tensor(order.labels[start : start + batch], device=device)
+        rows = slice(start, start + batch)
+        seeds = order.seeds[rows]
         noise = SeededNoise(seeds)
-        x = noise(torch.empty(len(seeds), *order.shape, device=device))
+        x = noise(torch.empty(len(seeds), *codec.shape(order.shape), device=device))
         with torch.inference_mode():
             for point in trajectory(
                 denoiser,
                 prior(denoiser.process, x, times[0]),
                 times,
                 sampling.solver,
-                labels,
+                rows_of(cond, rows, device),
                 randn_like=noise,
             ):
                 x = point.x
                 if on_point is not None:
                     on_point(start, point)
-        _check_finite(x, seeds)
-        images.append(CODEC.decode(x).cpu())
+            _check_finite(x, seeds)
+            images.append(codec.decode(x)[..., : order.shape[1], : order.shape[2]].cpu())
     return torch.cat(images)
 
 

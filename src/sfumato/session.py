@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,28 +14,17 @@ from typing import Any
 import torch
 
 from . import checkpoint
-from .assembly import by_level, level_log_snr, loss_of
-from .config import Run, SamplingConfig, to_dict
+from .assembly import by_level
 from .console import Progress, Reporter
-from .denoiser import Denoiser
-from .folder import DataCard, append_metrics, read_metrics
-from .generation import Order, class_rows, draw
-from .grids import KarrasGrid
+from .folder import append_metrics, read_metrics
 from .pictures import grid, save_png
 from .plots import loss_figure
-from .solvers import DPMSolverPP2M
+from .tasks import Shown, Task
 from .training import Batch, TrainState, losses_of
 
 PREVIEW_SHARE = 0.1  # of the time since the start
 LEVELS = 8  # at most: equal shares of the training times, each with a held-out loss of its own
 EVERY_STEP_UNTIL = 2_000  # after that every tenth step gets a row, or days would fill the disk
-
-
-def preview_of(sampling: SamplingConfig) -> SamplingConfig:
-    """Settings for a quick look: twelve network calls, whatever the run's own sampler takes."""
-    if sampling.steps <= 12:
-        return sampling
-    return replace(sampling, solver=DPMSolverPP2M(), grid=KarrasGrid(), steps=12)
 
 
 def memory_gb(device: torch.device) -> float:
@@ -77,9 +66,9 @@ class StopRequest:
 class Session:
     """The hooks of one training run; see training.Hooks."""
 
-    run: Run
+    task: Task
     folder: Path
-    card: DataCard
+    data_name: str
     held_out: Batch | None
     device: torch.device
     reporter: Reporter
@@ -88,6 +77,10 @@ class Session:
     begun: float = field(default_factory=time.monotonic)
     looked: float = 0.0  # seconds spent on previews
     speed: float = 0.0  # images/s, as last measured
+
+    @property
+    def run(self) -> Any:
+        return self.task.run
 
     def stopped(self) -> bool:
         return self.stop.asked
@@ -143,62 +136,56 @@ class Session:
 
     def _look(self, state: TrainState) -> None:
         self._evaluate(state)
-        denoiser: Denoiser = state.average  # type: ignore[assignment]
-        images = self.draw(denoiser, 4, preview_of(self.run.sampling))
-        picture = grid(images, columns=4, row_labels=self.row_labels())
+        shown = self.task.show(state.average, quick=True)
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
         path.parent.mkdir(exist_ok=True)
-        save_png(picture, path, self.settings(state, preview_of(self.run.sampling)))
+        self.save_grid(state, shown, path)
         self.draw_losses(state)
 
     def _evaluate(self, state: TrainState) -> None:
         if self.held_out is None:
             return
-        most, loss = self.run.train.micro_batch or self.run.train.batch, loss_of(self.run)
+        most, loss = self.run.train.micro_batch or self.run.train.batch, self.task.loss
         raw = losses_of(state.model, loss, self.held_out, most)
         average = losses_of(state.average, loss, self.held_out, most)
         row: dict[str, Any] = {"kind": "held_out", "step": state.step}
         row |= {"images": state.step * self.run.train.batch, "seconds": round(state.seconds, 3)}
         row |= {"raw": raw.mean().item(), "ema": average.mean().item()}
-        levels = min(LEVELS, len(raw))
-        row |= {"raw_by_level": by_level(raw, levels), "ema_by_level": by_level(average, levels)}
-        row["level_log_snr"] = level_log_snr(self.run, levels)
+        log_snr = self.task.levels(min(LEVELS, len(raw)))
+        by_noise = ""
+        if log_snr:
+            levels = len(log_snr)
+            row |= {
+                "raw_by_level": by_level(raw, levels),
+                "ema_by_level": by_level(average, levels),
+            }
+            row["level_log_snr"] = log_snr
+            low, high = row["ema_by_level"][0], row["ema_by_level"][-1]
+            by_noise = f" (low noise {low:.3f}, high noise {high:.3f})"
         append_metrics(self.folder, row)
-        low, high = row["ema_by_level"][0], row["ema_by_level"][-1]
         self.reporter.say(
             f"held-out loss at step {state.step:,}: {row['raw']:.4f}, averaged weights "
-            f"{row['ema']:.4f} (low noise {low:.3f}, high noise {high:.3f})"
+            f"{row['ema']:.4f}{by_noise}"
         )
 
     def draw_losses(self, state: TrainState) -> None:
         """loss.png from metrics.jsonl."""
-        settings = self.settings(state, self.run.sampling)
-        loss_figure(read_metrics(self.folder), self.folder / "loss.png", settings)
+        loss_figure(read_metrics(self.folder), self.folder / "loss.png", self.settings(state))
 
     def save(self, state: TrainState) -> None:
         checkpoint.write(self.folder, state, self.run.train.keep)
 
-    def draw(self, denoiser: Denoiser, columns: int, sampling: SamplingConfig) -> torch.Tensor:
-        """A class a row, `columns` each, from the seeds 0, 1, 2, ...: uint8 (N, C, H, W)."""
-        classes = self.run.network.classes
-        seeds, labels = class_rows(min(classes, 10), self._columns(columns))
-        order = Order(seeds, labels, self.card.shape)
-        return draw(denoiser, order, sampling, classes, self.device)
+    def save_grid(self, state: TrainState, shown: Shown, path: Path) -> None:
+        """A grid as a PNG that knows how it was made."""
+        picture = grid(shown.images, columns=shown.columns, row_labels=shown.row_labels)
+        save_png(picture, path, {**self.settings(state), **shown.settings})
 
-    def _columns(self, columns: int) -> int:
-        return columns if self.run.network.classes else columns**2
-
-    def row_labels(self) -> list[str] | None:
-        """The names of the classes that have a row; None without classes."""
-        return list(self.card.class_names[:10]) if self.run.network.classes else None
-
-    def settings(self, state: TrainState, sampling: SamplingConfig) -> dict[str, Any]:
+    def settings(self, state: TrainState) -> dict[str, Any]:
         """What a picture says of where it comes from."""
         return {
             "made_by": "sfumato train",
             "run": self.folder.name,
             "step": state.step,
-            "data": self.card.name,
+            "data": self.data_name,
             "weights": "average",
-            "sampling": to_dict(sampling),
         }

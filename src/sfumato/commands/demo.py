@@ -1,8 +1,8 @@
 """sfumato demo: digits, drawn by a model that was trained just now."""
 
 from ..arguments import Demo, Sample, Train
-from ..assembly import pick_device
 from ..console import Reporter
+from ..devices import pick_device
 from ..page import write_page
 from ..planning import plan
 from .sample import load_run, make_film, order_of

@@ -11,10 +11,13 @@ from safetensors.torch import load
 
 from .. import checkpoint
 from ..arguments import Sample, UsageError, numbers
-from ..assembly import CODEC, DTYPES, build, pick_device
+from ..assembly import build
+from ..codec import Codec
+from ..conditions import Conditions, Labels, Nothing
 from ..config import Run, SamplingConfig, loads, near, to_dict
 from ..console import Reporter
 from ..denoiser import NetworkDenoiser
+from ..devices import DTYPES, pick_device
 from ..films import film
 from ..folder import DataCard, find, new_folder, read_card
 from ..generation import Order, class_rows, draw
@@ -37,6 +40,8 @@ class Loaded:
     step: int
     device: torch.device
     weights: str  # "average" or "raw"
+    codec: Codec
+    conditions: Conditions
 
 
 def load_run(
@@ -56,8 +61,17 @@ def load_run(
     denoiser.load_state_dict(load(files["weights.safetensors" if raw else "average.safetensors"]))
     denoiser.precision = DTYPES[precision or run.precision]
     step = int(path.name.partition("-")[2])
+    classes = run.network.classes
     return Loaded(
-        folder, run, read_card(folder), denoiser, step, device, "raw" if raw else "average"
+        folder,
+        run,
+        read_card(folder),
+        denoiser,
+        step,
+        device,
+        "raw" if raw else "average",
+        run.codec.build(folder, device),
+        Labels(classes) if classes else Nothing(),
     )
 
 
@@ -140,7 +154,6 @@ def draw_with_progress(
     loaded: Loaded, order: Order, sampling: SamplingConfig, batch: int, reporter: Reporter
 ) -> torch.Tensor:
     """draw, with a line for each finished batch where there are several."""
-    classes = loaded.run.network.classes
     reported = [0]
 
     def on_point(start: int, point: Point) -> None:
@@ -148,7 +161,16 @@ def draw_with_progress(
             reported[0] = start
             reporter.say(f"  {start:,} of {len(order):,} images")
 
-    return draw(loaded.denoiser, order, sampling, classes, loaded.device, batch, on_point)
+    return draw(
+        loaded.denoiser,
+        order,
+        sampling,
+        loaded.conditions,
+        loaded.device,
+        batch,
+        on_point,
+        loaded.codec,
+    )
 
 
 def row_labels(order: Order, names: tuple[str, ...], columns: int) -> list[str] | None:
@@ -197,10 +219,11 @@ def make_film(loaded: Loaded, sampling: SamplingConfig, path: Path, order: Order
         loaded.denoiser,
         few,
         smooth,
-        loaded.run.network.classes,
+        loaded.conditions,
         loaded.device,
         batch=len(few),
         on_point=lambda start, point: points.append(point),
+        codec=loaded.codec,
     )
     write_film(points, loaded, smooth, path, few)
 
@@ -233,7 +256,7 @@ def write_film(
     sigmas = [process.sigma(shown[i].t).item() for i in picked]
     film(
         [shown[i].x.cpu() for i in picked],
-        [CODEC.decode(estimates[i]).cpu() for i in picked],
+        [loaded.codec.decode(estimates[i]).cpu() for i in picked],
         path,
         alphas,
         sigmas,

@@ -7,10 +7,10 @@ import torch
 
 from .. import checkpoint
 from ..arguments import Train
-from ..assembly import batches, build, held_out_batch, loss_of, pick_device, settle_precision
 from ..config import Run, dumps, loads
 from ..console import Reporter, count, duration, reading, short
 from ..data import ImageData, fingerprint, split
+from ..devices import pick_device
 from ..folder import (
     DataCard,
     find,
@@ -21,10 +21,11 @@ from ..folder import (
     write_card,
 )
 from ..networks.describe import flops, parameter_count
-from ..pictures import data_preview, grid, save_png
+from ..pictures import data_preview, save_png
 from ..planning import check_same, fields_of, plan, resume_folder
 from ..session import Session, StopRequest
 from ..storage import clear_unfinished, write_file
+from ..tasks import Parts, Task, settle_precision, task_of
 from ..training import TrainState, train
 
 
@@ -135,13 +136,16 @@ class Trainer:
         self, folder: Path, resumed: bool, reporter: Reporter, stop: StopRequest
     ) -> tuple[TrainState, Session]:
         card = self._card()
+        task = self._task(folder, card, reporter)
         if resumed:
             self._check_data(folder, card)
             saved = loads((folder / "run.json").read_text("utf-8"))
             precision = saved.precision if self.run.precision == "auto" else self.run.precision
             self.run = check_same(saved, replace(self.run, precision=precision))
         else:
-            self.run, reason = settle_precision(self.run, self.train_data, self.device)
+            precision, reason = settle_precision(task)
+            self.run = replace(self.run, precision=precision)
+        task = replace(task, run=self.run)  # type: ignore[type-var]
         reporter.header(
             f"{'going on with' if resumed else 'training'} {self.run.name}",
             {**facts(self.run, self.data, self.device, folder), "split": self._split_words()},
@@ -154,7 +158,7 @@ class Trainer:
             reporter.say(f"  precision  {reason}")
         write_card(folder, card)
         write_file(folder / "run.json", dumps(self.run).encode())  # last: it makes a folder a run
-        state = TrainState.fresh(build(self.run, self.device), self.run.train)
+        state = TrainState.fresh(task.build(), self.run.train)
         if resumed:
             self._restore(folder, state, reporter)
         else:
@@ -162,12 +166,12 @@ class Trainer:
             save_png(
                 picture, folder / "data-preview.png", {"made_by": "sfumato train", **vars(card)}
             )
-        held = (
-            None
-            if self.held_data is None
-            else held_out_batch(self.run, self.held_data, self.device)
-        )
-        return state, Session(self.run, folder, card, held, self.device, reporter, stop)
+        held = task.held_out_batch()
+        return state, Session(task, folder, card.name, held, self.device, reporter, stop)
+
+    def _task(self, folder: Path, card: DataCard, reporter: Reporter) -> Task:
+        parts = Parts(folder, card, self.train_data, self.held_data, self.device, reporter.say)
+        return task_of(self.run, parts)
 
     def _split_words(self) -> str:
         held = 0 if self.held_data is None else len(self.held_data)
@@ -208,8 +212,8 @@ class Trainer:
         reporter.say(f"  goes on at step {state.step:,} of {path.name}")
 
     def _loop(self, state: TrainState, session: Session) -> None:
-        step_batch = batches(self.run, self.train_data, self.device)
-        train(state, loss_of(self.run), step_batch, self.run.train, session)
+        task = session.task
+        train(state, task.loss, task.batches(), self.run.train, session)
 
     def _finish(self, state: TrainState, session: Session, finished: bool, already: bool) -> None:
         folder, say = session.folder, session.reporter.say
@@ -222,9 +226,8 @@ class Trainer:
         if not finished:
             say(f"Stopped and saved at step {state.step:,}. Go on with: sfumato train {folder}")
             return
-        images = session.draw(state.average, 10, self.run.sampling)  # type: ignore[arg-type]
-        picture = grid(images, columns=10, row_labels=session.row_labels())
-        save_png(picture, folder / "samples.png", session.settings(state, self.run.sampling))
+        shown = session.task.show(state.average, quick=False)
+        session.save_grid(state, shown, folder / "samples.png")
         rows = read_metrics(folder)
         session.draw_losses(state)
         _write_page(folder)
@@ -233,7 +236,8 @@ class Trainer:
         say(f"Done: {state.step:,} steps in {duration(state.seconds)}{best}.")
         say(f"Pictures: {folder / 'samples.png'} and {folder / 'loss.png'};")
         say(f"everything on one page: {folder / 'index.html'}")
-        say(f"Next: sfumato sample {folder}")
+        for line in session.task.finish(state):
+            say(line)
 
 
 def _write_page(folder: Path) -> None:

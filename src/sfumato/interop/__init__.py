@@ -1,1 +1,1 @@
-"""Models of other programs: read into runs of ours, and written for theirs. Nothing is unpickled."""
+"""Models of other programs: read as runs of ours, and written for theirs, without unpickling."""

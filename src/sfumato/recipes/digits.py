@@ -12,6 +12,10 @@ from ..process import Karras, RectifiedFlow
 from ..solvers import DDIM, Ancestral, Heun
 from ..training import TrainConfig
 
+NETWORK = UNetConfig(
+    channels=32, multipliers=(1, 2), blocks=2, attention_at=(), patch=2, noise_scale=250.0
+)
+
 
 def digits() -> Run:
     """EDM: Karras et al. (2022). The demo's recipe.
@@ -25,9 +29,7 @@ def digits() -> Run:
         process=Karras(),
         parameterization=EDMPreconditioning(sigma_data=0.62),
         objective=Denoising(LogNormalTimes(mean=-1.0, std=1.2)),
-        network=UNetConfig(
-            channels=32, multipliers=(1, 2), blocks=2, attention_at=(), patch=2, noise_scale=250.0
-        ),
+        network=NETWORK,
         train=TrainConfig(seconds=150, batch=64, lr=2e-3),
         sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=2.0, clipped=True),
     )
@@ -45,7 +47,7 @@ def digits_ddpm() -> Run:
         process=LinearBetas(steps=1000),
         parameterization=PredictNoise(),
         objective=Denoising(DiscreteTimes(steps=1000)),
-        network=replace(digits().network, noise_scale=1.0),
+        network=replace(NETWORK, noise_scale=1.0),
         sampling=SamplingConfig(Ancestral(), TrailingGrid(), steps=250, guidance=2.0, clipped=True),
     )
 
@@ -62,6 +64,6 @@ def digits_flow() -> Run:
         process=RectifiedFlow(),
         parameterization=PredictVelocity(),
         objective=Denoising(LogitNormalTimes()),
-        network=replace(digits().network, noise_scale=1.0),
+        network=replace(NETWORK, noise_scale=1.0),
         sampling=SamplingConfig(DDIM(), UniformGrid(), steps=50, guidance=2.0, clipped=True),
     )

@@ -1,0 +1,108 @@
+"""What training needs of a kind of run: its parts, its pictures, and its last words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..data import ImageData
+from ..devices import Trial, faster_precision
+from ..folder import DataCard
+from ..training import Batch, TrainState
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made with, beside its settings. say tells the user something."""
+
+    folder: Path
+    card: DataCard
+    train: ImageData
+    held_out: ImageData | None
+    device: torch.device
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A grid to look at: uint8 images (N, C, H, W), and what stands beside each row."""
+
+    images: Tensor
+    columns: int
+    row_labels: list[str] | None
+    settings: dict[str, Any]  # how it was made, for the picture's metadata
+
+
+class Task(Protocol):
+    """One run, ready to train. A frozen dataclass with the field `run`."""
+
+    @property
+    def run(self) -> Any: ...
+
+    def build(self) -> nn.Module:
+        """The model with fresh weights, which depend on train.seed alone."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(B,), one an example."""
+        ...
+
+    def batches(self) -> Callable[[int], Batch]:
+        """The function from a step to its batch."""
+        ...
+
+    def held_out_batch(self) -> Batch | None:
+        """The held-out images with fixed dice, sorted by noise level where there is one."""
+        ...
+
+    def levels(self, count: int) -> list[float]:
+        """The log-SNR of `count` equal shares of the held-out batch; [] where there is none."""
+        ...
+
+    def output(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the model itself computes for the batch, to compare precisions by."""
+        ...
+
+    def show(self, model: nn.Module, quick: bool) -> Shown:
+        """Pictures from fixed seeds; quick ones for a preview."""
+        ...
+
+    def finish(self, state: TrainState) -> list[str]:
+        """Leave what only a finished run can; the lines that tell the user what to do next."""
+        ...
+
+
+def settle_precision(task: Any) -> tuple[str, str]:
+    """(the precision to train in, the reason in words): timed here where it is "auto"."""
+    if task.run.precision != "auto":
+        return task.run.precision, f"{task.run.precision}, as asked"
+    most = task.run.train.micro_batch or task.run.train.batch
+    batch = {name: rows[:most] for name, rows in task.batches()(0).items()}
+    return faster_precision({name: _trial(task, name, batch) for name in ("fp32", "bf16")})
+
+
+def _trial(task: Any, precision: str, batch: Batch) -> Trial:
+    task = replace(task, run=replace(task.run, precision=precision))
+    model = task.build()
+    _fill_zeros(model)
+
+    def step() -> None:
+        task.loss(model, batch).mean().backward()
+
+    @torch.no_grad()
+    def output() -> Tensor:
+        return task.output(model.eval(), batch)
+
+    return Trial(step, output, next(model.parameters()).device)
+
+
+def _fill_zeros(model: nn.Module) -> None:
+    """Small noise where a layer starts at zero, or the last layer would hide all the others."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if not parameter.any():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data.copy_(0.02 * noise)
