@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from packing import KINDS, as_folder, as_tar, as_tar_gz, as_zip, fruit, png, values
-from sfumato.data import containers, decoding, find, load
+from sfumato.data import containers, find, load, sizes
 
 # --- image files --------------------------------------------------------------------------------
 
@@ -192,25 +192,74 @@ def test_a_size_is_chosen_and_said_where_images_differ(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "expected"),
+    ("given", "expected"),
     [
         ([(28, 28)] * 3, (28, 28)),
+        ([(96, 96)] * 3, (96, 96)),
+        ([(256, 256)] * 3, (256, 256)),
         ([(300, 200)] * 3, (300, 200)),
-        ([(300, 200), (200, 300)], (64, 64)),
+        ([(300, 200), (200, 300)], (128, 128)),
+        ([(100, 127), (130, 128)], (96, 96)),
+        ([(80, 64), (64, 80)], (64, 64)),
         ([(50, 60), (60, 49)], (48, 48)),
         ([(33, 32), (31, 90)], (24, 24)),
         ([(5, 9), (7, 8)], (5, 5)),
-        ([(9, 9)] + [(99, 99)] * 99 + [(99, 98)], (64, 64)),  # one thumbnail of 101
+        ([(9, 9)] + [(99, 99)] * 99 + [(99, 98)], (96, 96)),  # one thumbnail of 101
         ([(9, 9)] * 2 + [(99, 99)] * 99, (8, 8)),
+        ([], (8, 8)),
     ],
 )
-def test_the_size_that_is_chosen(sizes, expected):
-    assert decoding.choose_size(sizes, None)[0] == expected
+def test_the_size_that_is_chosen(given, expected):
+    frame = sizes.choose_frame(given, None)
+    assert (frame.size, frame.crop) == (expected, None)
+    assert len(frame.notes) == (len(set(given)) > 1)
 
 
-def test_sizes_that_no_memory_holds_are_refused():
-    with pytest.raises(ValueError, match="Give a smaller size"):
-        decoding.choose_size([(4000, 4000)] * 1000, 3)
+def test_what_memory_does_not_hold_is_made_smaller(monkeypatch):
+    frame = sizes.choose_frame([(4000, 3000)] * 1000, 3)
+    assert frame.size == (128, 128)
+    assert "takes 33.5 GiB of memory: each was scaled to 128 x 128" in frame.notes[0]
+    monkeypatch.setattr(sizes, "MAX_UNASKED", 100 * 64 * 64 * 3)
+    for given in ([(4000, 3000)] * 100, [(200, 200), (201, 200)] * 50):
+        assert sizes.choose_frame(given, None).size == (64, 64)
+        assert sizes.choose_frame(given, 1).size == (96, 96)
+    monkeypatch.setattr(sizes, "MAX_UNASKED", 0)
+    assert sizes.choose_frame([(4000, 3000)] * 100, 3).size == (8, 8)
+
+
+def faces(count=3):
+    """As large as CelebA's: a white square of 140 in the middle of black."""
+    image = Image.new("L", (178, 218))
+    image.paste(255, (19, 39, 19 + 140, 39 + 140))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return {f"img_align_celeba/{k:06}.png": stream.getvalue() for k in range(count)}
+
+
+@pytest.mark.parametrize(("size", "side"), [(None, 64), (64, 64), (32, 32), (140, 140)])
+def test_the_centre_140_of_celeba_s_faces_is_cut_out(tmp_path, size, side):
+    data = load(as_folder(tmp_path, faces()), size=size)
+    assert data.size == (side, side)
+    assert bool((data.images == 255).all())  # and not one black pixel
+    assert f"the centre 140 x 140 was cut out and scaled to {side} x {side}" in data.notes[0]
+    assert len(data.notes) == 1
+
+
+def test_celeba_is_known_by_the_size_of_every_image_or_its_name(tmp_path):
+    files = {name.split("/")[1]: data for name, data in faces().items()}
+    source = as_folder(tmp_path / "mine", files)
+    assert bool((load(source, size=64).images == 255).all())
+    whole = load(source, size=(218, 178))
+    assert (whole.images.float() / 255).mean() == pytest.approx(140 * 140 / (178 * 218))
+    assert whole.notes == ()
+    enlarged = load(source, size=256)
+    assert enlarged.notes[-1].startswith("3 images are smaller than that")
+    as_folder(source, {"zoo.png": png(0, (218, 179))})
+    other = load(source, size=64)
+    assert int(other.images[0].min()) == 0  # the black edge is there
+    assert other.notes == ()
+    named = as_folder(tmp_path / "named", faces() | {"img_align_celeba/zoo.png": png(0)})
+    assert "140 x 140" in load(named, size=64).notes[0]
 
 
 def test_grey_images_have_one_channel_and_one_coloured_gives_all_three(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sfumato.data import images
-from sfumato.data.images import READ_ERRORS, cover, decode, probe, reason
+from sfumato.data.images import READ_ERRORS, centre, cover, decode, probe, reason
 
 TURNED = {  # EXIF's meaning: what undoes the camera's turn, on an array of rows
     1: lambda a: a,
@@ -229,6 +229,16 @@ def test_cover_scales_by_one_factor_and_keeps_the_centre():
             np.asarray(cover(one("RGB", (5, 6, 7)), size)).tolist()
             == [[[5, 6, 7]] * size[1]] * size[0]
         )
+
+
+def test_centre_cuts_out_the_middle():
+    rows = Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5))
+    assert np.asarray(centre(rows, (2, 3))).tolist() == [[6, 7, 8], [11, 12, 13]]
+    assert np.asarray(centre(rows, (9, 1))).tolist() == [[2], [7], [12], [17]]
+    assert centre(rows, None) is rows
+    cut = decode(encoded(rows), (1, 1), crop=(2, 1))
+    assert (cut.pixels.shape, cut.enlarged) == ((1, 1), False)
+    assert decode(encoded(rows), (3, 3), crop=(2, 2)).enlarged
 
 
 def test_shrinking_is_antialiased():

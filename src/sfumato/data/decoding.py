@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,12 +23,11 @@ from sfumato.data.images import (
     reason,
     recolour,
 )
+from sfumato.data.sizes import ALIGNED, Frame, choose_frame, enlarged_note, face_frame
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 T = TypeVar("T")
 
-SIDES = (64, 48, 32, 24, 16, 8)  # what a size is chosen from: all halve well
-MAX_UNASKED = 4 * 2**30  # bytes of pixels held without a size having been asked for
 _CHUNK = 32  # files a task: enough that handing them out costs nothing
 
 
@@ -52,19 +50,16 @@ def decode_all(
 ) -> Batch:
     """The images called `names`, in that order; see `images.decode` for size and channels.
 
-    size None: the size that all have, else one out of SIDES. channels None: 1 where every image
-    is grey, else 3. `progress` counts the files, and does so twice where size is None: once for
-    the headers, once for the pixels. Raises ValueError where not one image can be read.
+    size None: see `sizes`. channels None: 1 where every image is grey, else 3. `progress` counts
+    the files, and does so twice where the headers are read first: where size is None, or the
+    first image has the size of CelebA's. Raises ValueError where not one image can be read.
     """
-    notes: tuple[str, ...] = ()
     with _quiet_pillow():
-        if size is None:
-            sizes = _parallel(lambda i: _header(container, names[i]), len(names), progress)
-            size, notes = choose_size([s for s in sizes if s is not None], channels)
-        canvas = np.empty((len(names), channels or 3, *size), dtype=np.uint8)
+        frame = _frame(container, names, size, channels, progress)
+        canvas = np.empty((len(names), channels or 3, *frame.size), dtype=np.uint8)
 
         def place(index: int) -> _Placed:
-            return _place(container, names[index], size, channels, canvas[index])
+            return _place(container, names[index], frame, channels, canvas[index])
 
         placed = list(_parallel(place, len(names), progress))
     skipped = tuple((names[i], p.failure) for i, p in enumerate(placed) if p.failure)
@@ -74,8 +69,7 @@ def decode_all(
     if channels is None and all(p.grey for p in placed if not p.failure):
         canvas = canvas[:, :1]
     enlarged = sum(p.enlarged for p in placed)
-    if enlarged:
-        notes = (*notes, enlarged_note(enlarged))
+    notes = (*frame.notes, enlarged_note(enlarged)) if enlarged else frame.notes
     return Batch(_compact(canvas, kept), kept, skipped, notes)
 
 
@@ -101,39 +95,26 @@ def fit_all(
     return fitted
 
 
-def choose_size(sizes: Sequence[Size], channels: int | None) -> tuple[Size, tuple[str, ...]]:
-    """(H, W) for images of these sizes, and a sentence on it where there was a choice.
-
-    The largest of SIDES that 99 images of 100 reach: one stray thumbnail decides nothing.
-    Raises ValueError where keeping the one size that all have takes more than MAX_UNASKED bytes.
-    """
-    different = Counter(sizes)
-    if not different:
-        return (SIDES[-1], SIDES[-1]), ()  # nothing can be read: decoding says why
-    if len(different) == 1:
-        (height, width), count = next(iter(different.items()))
-        if count * height * width * (channels or 3) > MAX_UNASKED:
-            raise ValueError(
-                f"{count:,} images of {height} x {width} take more than "
-                f"{MAX_UNASKED / 2**30:g} GiB of memory. Give a smaller size, 64 for example."
-            )
-        return (height, width), ()
-    short = sorted(min(size) for size in sizes)
-    reached = short[len(short) // 100]
-    side = next((s for s in SIDES if s <= reached), reached)
-    by_area = sorted(different, key=lambda s: (s[0] * s[1], s))
-    low, high = by_area[0], by_area[-1]
-    return (side, side), (
-        f"The images have {len(different):,} sizes, from {low[0]} x {low[1]} to "
-        f"{high[0]} x {high[1]}: each was scaled and its centre cropped to {side} x {side}; "
-        "give a size to choose another.",
-    )
+def _frame(
+    container: Container,
+    names: Sequence[str],
+    size: Size | None,
+    channels: int | None,
+    progress: Progress | None,
+) -> Frame:
+    if size is not None and _header(container, names[0]) != ALIGNED:
+        return Frame(size)
+    if size is not None and _is_celeba(container, names):
+        return face_frame(size)  # saves reading 202,599 headers
+    headers = _parallel(lambda i: _header(container, names[i]), len(names), progress)
+    sizes = [s for s in headers if s is not None]
+    if size is None:
+        return choose_frame(sizes, channels)
+    return face_frame(size) if set(sizes) == {ALIGNED} else Frame(size)
 
 
-def enlarged_note(count: int) -> str:
-    """The sentence on images that had fewer pixels than asked for."""
-    which = "1 image is" if count == 1 else f"{count:,} images are"
-    return f"{which} smaller than that and had to be enlarged, which adds no detail."
+def _is_celeba(container: Container, names: Sequence[str]) -> bool:
+    return "img_align_celeba" in f"{container.where}/{names[0]}".lower()
 
 
 @dataclass(frozen=True)
@@ -152,11 +133,11 @@ def _header(container: Container, name: str) -> Size | None:
 
 
 def _place(
-    container: Container, name: str, size: Size | None, channels: int | None, target: Pixels
+    container: Container, name: str, frame: Frame, channels: int | None, target: Pixels
 ) -> _Placed:
     """Decode into `target` (C, H, W)."""
     try:
-        decoded = decode(container.read(name), size, channels)
+        decoded = decode(container.read(name), frame.size, channels, frame.crop)
     except READ_ERRORS as error:
         return _Placed(failure=reason(error))
     _lay(target, decoded.pixels)

@@ -1,6 +1,6 @@
 """One encoded image to uint8 pixels, whatever its mode.
 
-    the file -> upright (EXIF) -> 8 bits -> opacity laid on white -> channels -> size
+    the file -> upright (EXIF) -> 8 bits -> opacity laid on white -> channels -> crop -> size
 
 What each kind becomes:
     palette, CMYK, YCbCr    RGB; a palette of greys counts as grey
@@ -92,24 +92,30 @@ def probe(data: bytes) -> Size:
         return _upright(image.size, 1 if as_stored else _orientation(image))
 
 
-def decode(data: bytes, size: Size | None = None, channels: int | None = None) -> Decoded:
+def decode(
+    data: bytes,
+    size: Size | None = None,
+    channels: int | None = None,
+    crop: Size | None = None,
+) -> Decoded:
     """The pixels of an encoded image.
 
     size: None keeps it; (H, W) scales the image until it covers that, and crops the centre.
     channels: 1, 3 or 4; None gives (H, W) where every pixel is grey, else (H, W, 3).
+    crop: (H, W) of the centre that is cut out before scaling, where the image is larger.
     Raises one of READ_ERRORS where it cannot be read.
     """
     with _opened(data) as image:
         stored = image.size
-        if size is not None:
+        if size is not None and crop is None:
             _shrink_on_load(image, size)
         image.load()
         orientation = _orientation(image)
         plain = recolour(_eight_bit(image), channels)
     if orientation in _TURNS:
         plain = plain.transpose(_TURNS[orientation])
-    pixels = np.asarray(cover(plain, size))
-    height, width = _upright(stored, orientation)
+    pixels = np.asarray(cover(centre(plain, crop), size))
+    height, width = _upright(stored, orientation) if crop is None else crop
     enlarged = size is not None and (height < size[0] or width < size[1])
     return Decoded(grey_if_grey(pixels) if channels is None else pixels, enlarged)
 
@@ -140,6 +146,15 @@ def on_white(image: Image.Image) -> Image.Image:
     paper = Image.new(colour, image.size, "white")
     paper.paste(whole.convert(colour), mask=whole.getchannel("A"))
     return paper
+
+
+def centre(image: Image.Image, size: Size | None) -> Image.Image:
+    """The middle (H, W) of an image; all of it along a side that is no longer than that."""
+    if size is None:
+        return image
+    height, width = min(size[0], image.height), min(size[1], image.width)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def cover(image: Image.Image, size: Size | None) -> Image.Image:

@@ -15,9 +15,10 @@ import torch
 from sfumato.data import arrays, builtin, cifar, idx
 from sfumato.data.arrays import CHANNELS, Arrays
 from sfumato.data.containers import Container, open_container
-from sfumato.data.decoding import Progress, decode_all, enlarged_note, fit_all
+from sfumato.data.decoding import Progress, decode_all, fit_all
 from sfumato.data.images import Size
 from sfumato.data.record import ImageData, spread, subset
+from sfumato.data.sizes import enlarged_note
 from sfumato.data.trees import Listing, list_images, take
 
 KNOWN = {  # where the well-known sets are usually unpacked, below each of `_homes`
