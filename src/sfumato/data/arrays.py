@@ -43,8 +43,8 @@ def read(path: Path, split: str) -> Arrays:
         file.seek(0)
         found = _loaded(lambda: np.load(file, allow_pickle=False), str(path))
         if isinstance(found, np.ndarray):
-            if split == "test":
-                raise ValueError(f"{path} is one array, with no test split: give the test file.")
+            if split != "train":
+                raise ValueError(f"{path} is one array, with no {split} split: give its own file.")
             return Arrays(to_nchw(found, str(path)), None, ())
         return _read_npz(stack.enter_context(found), path, split)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sfumato.data import arrays, builtin, cifar, idx
+from sfumato.data import arrays, builtin, cifar, cifar100, idx, stl10
 from sfumato.data.arrays import CHANNELS, Arrays
 from sfumato.data.containers import Container, open_container
 from sfumato.data.decoding import Progress, decode_all, fit_all
@@ -28,12 +28,25 @@ KNOWN = {  # where the well-known sets are usually unpacked, below each of `_hom
         *("cifar10", "cifar-10-batches-py", "cifar-10-batches-bin"),
         *("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"),
     ),
+    "cifar100": (
+        *("cifar100", "cifar-100-python", "cifar-100-binary"),
+        *("cifar-100-python.tar.gz", "cifar-100-binary.tar.gz"),
+    ),
+    "stl10": ("stl10", "stl10_binary", "stl10_binary.tar.gz"),
+    "celeba": (
+        *("celeba/img_align_celeba", "celeba/img_align_celeba.zip", "celeba"),
+        *("img_align_celeba", "img_align_celeba.zip"),
+    ),
 }
+_FORMS = (idx, cifar, cifar100, stl10)  # each knows its files by their names
 _DEBIAN = {"fashion-mnist": "/usr/share/datasets/fashion-mnist"}  # package dataset-fashion-mnist
-_ALIASES = {"fashion": "fashion-mnist", "fashionmnist": "fashion-mnist", "cifar-10": "cifar10"}
+_ALIASES = {
+    **{"fashion": "fashion-mnist", "fashionmnist": "fashion-mnist", "cifar-10": "cifar10"},
+    **{"cifar-100": "cifar100", "stl-10": "stl10"},
+}
 _KINDS = (
-    "a folder, zip or tar of images (a class a sub-folder), IDX files, CIFAR-10's files, an .npz "
-    "or an .npy"
+    "a folder, zip or tar of images (a class a sub-folder), IDX files, CIFAR's or STL-10's files, "
+    "an .npz or an .npy"
 )
 
 
@@ -49,15 +62,15 @@ def load(
 ) -> ImageData:
     """The images of a built-in name or a path, decoded to uint8.
 
-    source: "digits" (built in); "mnist", "fashion-mnist" or "cifar10", looked for where `find`
-        says; or a path to IDX files, CIFAR-10's files, a folder, .zip, .tar, .tar.gz, .npz, .npy.
+    source: "digits" (built in); one of KNOWN, looked for where `find` says; or a path to a folder,
+        .zip, .tar or .tar.gz of images or of the files of MNIST, CIFAR or STL-10; .npz, .npy.
     size: a side or (H, W). None keeps the size that all images have, or chooses one and says so
         in the notes. Others are scaled until they cover it; the centre is kept.
     channels: 1, 3 or 4 (with opacity). None: 1 where every image is grey, else 3.
     limit: at most so many images, evenly spaced, each class in its share.
     labels: False leaves them out.
     progress: called with (done, of how many) files now and then, from this thread.
-    split: "train" or "test", where there are both.
+    split: "train" or "test", where there are both; of STL-10 also "unlabeled".
 
     Raises ValueError, saying what was found, for whatever is not such a source.
     """
@@ -68,10 +81,12 @@ def load(
     if path.suffix.lower() in (".npy", ".npz"):
         return _from_arrays(_named(arrays.read(path, split), path), str(path), wanted)
     with open_container(path) as container:
-        for form in (idx, cifar):
-            if form.present(container):
-                found = _named(form.read(container, split), path)
-                return _from_arrays(found, str(path), wanted)
+        form = next((form for form in _FORMS if form.present(container)), None)
+        if split == "unlabeled" and form is not stl10:
+            raise ValueError(f"{path} is not STL-10: only that has an unlabelled split.")
+        if form is not None:
+            found = _named(form.read(container, split), path)
+            return _from_arrays(found, str(path), wanted)
         listing = list_images(container, split, labels)
         return _from_files(container, listing, _name(path), wanted)
 
@@ -94,7 +109,7 @@ class _Wanted:
             )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit = {self.limit}: give 1 or more, or None for all images.")
-        if self.split not in ("train", "test"):
+        if self.split not in stl10.SPLITS:
             raise ValueError(f"split = {self.split!r}: give 'train' or 'test'.")
 
 
@@ -152,8 +167,10 @@ def _spelt(source: str | os.PathLike[str]) -> str:
 
 
 def _digits(split: str) -> Arrays:
-    if split == "test":
-        raise ValueError("the built-in digits have no test split: hold some back with data.split.")
+    if split != "train":
+        raise ValueError(
+            f"the built-in digits have no {split} split: hold some back with data.split."
+        )
     return builtin.digits()
 
 
