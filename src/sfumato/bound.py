@@ -7,6 +7,7 @@ All terms are in bits per dimension. p's mean is the posterior mean at the predi
 log-variance lies between log beta tilde and log beta, by Prediction.variance_mix.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import log
 
@@ -90,6 +91,20 @@ def prior_term(process: Process, x0: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def bound_terms(
+    denoiser: Denoiser, x0: Tensor, steps: int, cond: Cond, randn_like: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """(i, the term of the step from i / steps) for i = steps ... 1: bits per dimension, (B,) each.
+
+    One draw of x_t a step. The last one, i = 1, is the decoder's -log p(x0 | x_1). `steps` need
+    not be the number that the process was made of: fewer are a chain of longer steps.
+    """
+    for i in range(steps, 0, -1):
+        t = torch.full((len(x0),), i / steps, dtype=torch.float64)
+        x_t = denoiser.process.diffuse(x0, t, randn_like(x0))
+        yield i, bound_term(denoiser(x_t, t, cond), x0, steps)
+
+
 def variational_bound(
     denoiser: Denoiser,
     x0: Tensor,
@@ -98,13 +113,13 @@ def variational_bound(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """The whole bound with `steps` steps, one draw of x_t a step: bits per dimension, (B,)."""
+
+    def randn_like(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=generator).to(x)
+
     total = prior_term(denoiser.process, x0)
-    for i in range(steps, 0, -1):
-        t = torch.full((len(x0),), i / steps, dtype=torch.float64)
-        eps = torch.randn(x0.shape, generator=generator).to(x0)
-        total = total + bound_term(
-            denoiser(denoiser.process.diffuse(x0, t, eps), t, cond), x0, steps
-        )
+    for _, term in bound_terms(denoiser, x0, steps, cond, randn_like):
+        total = total + term
     return total
 
 
