@@ -299,7 +299,7 @@ class ADM(nn.Module):
                 f"image, shape ({batch},); a single level t fits after t.expand({batch})"
             )
         levels = sinusoids(self.config.noise_scale * noise_level, self.config.embedding // 4)
-        embedding = self.time_embed(levels.to(self.time_embed[0].weight.dtype))
+        embedding = self.time_embed(levels.to(next(self.time_embed.parameters()).dtype))
         if cond is None:
             return embedding
         if self.label_emb is None:

@@ -108,7 +108,7 @@ class NoiseEmbedder(nn.Module):
 
     def forward(self, noise_level: Tensor) -> Tensor:
         features = sinusoids(self.scale * noise_level, SINUSOIDS, self.shift)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedder(nn.Module):
