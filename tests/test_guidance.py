@@ -18,7 +18,7 @@ from conftest import (
 )
 from sfumato.denoiser import Clipped
 from sfumato.exact import GaussianMixture
-from sfumato.guidance import ByGradient, ClassifierFree, Within
+from sfumato.guidance import ByGradient, ClassifierFree, Unconditional, Within
 from sfumato.prediction import Prediction
 from sfumato.process import Karras, LinearVP, RectifiedFlow
 from sfumato.sampling import prior, sample
@@ -43,16 +43,6 @@ class Labelled:
         of_class = mixture(self.process)(x_t, t, cond.clamp(max=2))
         x0 = torch.where((cond == NULL)[:, None], whole.x0, of_class.x0)
         return Prediction(x_t, x0, t, self.process, None if self.mix is None else x0 * 0 + self.mix)
-
-
-class Unlabelled:
-    """The exact denoiser of data whose labels were never seen in training."""
-
-    def __init__(self, denoiser):
-        self.denoiser, self.process = denoiser, denoiser.process
-
-    def __call__(self, x_t, t, cond=None):
-        return self.denoiser(x_t, t)
 
 
 class Named:
@@ -179,7 +169,7 @@ def test_conditions_of_two_kinds_are_refused(cond, null):
 @RATIOS
 def test_the_exact_classifier_turns_the_whole_into_the_class(process, ratio):
     x, t, cond = batch(process, ratio)
-    got = ByGradient(Unlabelled(mixture(process)), exact_classifier)(x, t, cond)
+    got = ByGradient(Unconditional(mixture(process)), exact_classifier)(x, t, cond)
     want = mixture(process)(x, t, cond)
     torch.testing.assert_close(got.x0, want.x0, rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(got.eps, want.eps, rtol=1e-7, atol=1e-8)
@@ -188,12 +178,44 @@ def test_the_exact_classifier_turns_the_whole_into_the_class(process, ratio):
 @EVERY
 def test_a_gradient_is_added_to_the_score(process):
     x, t, cond = batch(process, 1.0)
-    got = ByGradient(Unlabelled(mixture(process)), exact_classifier, scale=2.5)(x, t, cond)
+    got = ByGradient(Unconditional(mixture(process)), exact_classifier, scale=2.5)(x, t, cond)
     x = x.requires_grad_()
     log_prob = exact_classifier(Prediction(x, x, t, process), cond)
     (gradient,) = torch.autograd.grad(log_prob.sum(), x)
     want = mixture(process)(x.detach(), t).score + 2.5 * gradient
     torch.testing.assert_close(got.score, want)
+
+
+def test_no_condition_reaches_an_unconditional_denoiser():
+    denoiser = Labelled(LinearVP())
+    x, t, cond = batch(LinearVP(), 1.0)
+    got = Unconditional(denoiser)(x, t, cond)
+    assert denoiser.calls == [(x, t, None)]
+    assert torch.equal(got.x0, mixture(LinearVP())(x, t).x0)
+    assert Unconditional(denoiser).process is denoiser.process
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
+def test_both_conventions_of_the_scale(scale):
+    """Imagen's w = scale, and Ho and Salimans' (2022) eq. 6 with w = scale - 1."""
+    x, t, cond = batch(LinearVP(), 1.0)
+    eps_cond, eps_null = (Labelled(LinearVP())(x, t, c).eps for c in (cond, None))
+    got = ClassifierFree(Labelled(LinearVP()), torch.tensor(NULL), scale)(x, t, cond).eps
+    w = scale
+    torch.testing.assert_close(got, w * eps_cond + (1 - w) * eps_null)
+    w = scale - 1
+    torch.testing.assert_close(got, (1 + w) * eps_cond - w * eps_null)
+
+
+def test_outside_the_interval_only_one_branch_is_paid_for():
+    process = LinearVP()
+    denoiser = Labelled(process)
+    guided = ClassifierFree(denoiser, torch.tensor(NULL), 3.0)
+    limited = Within(guided, denoiser, 0.3, 3.0)
+    for ratio, rows in [(0.1, 8), (1.0, 16), (10.0, 8)]:
+        denoiser.calls.clear()
+        limited(*batch(process, ratio))
+        assert [len(x) for x, _, _ in denoiser.calls] == [rows]
 
 
 @EVERY
@@ -215,7 +237,7 @@ def test_a_measurement_of_the_clean_image_is_bayes_rule(process, ratio):
         return -((y - p.x0 @ a) ** 2) / (2 * total)
 
     denoiser = GaussianMixture(process, mean[None], STD)
-    got = ByGradient(Unlabelled(denoiser), log_prob)(x, t, y)
+    got = ByGradient(Unconditional(denoiser), log_prob)(x, t, y)
     before = denoiser(x, t).x0
     want = before + spread * a * ((y - before @ a) / total)[:, None]
     torch.testing.assert_close(got.x0, want, rtol=1e-7, atol=1e-8)
@@ -252,7 +274,7 @@ def test_guided_samples_are_the_class(process, solver):
     times = torch.cat([snr_times(process, 60, 80.0, 0.02), f64(0.0)[None]])
     x, cond = prior(process, normal(1000, 2), times[0]), torch.full((1000,), 2)
     for guided in (
-        ByGradient(Unlabelled(mixture(process)), exact_classifier),
+        ByGradient(Unconditional(mixture(process)), exact_classifier),
         ClassifierFree(Labelled(process), torch.tensor(NULL), 1.0),
     ):
         got = sample(guided, x, times, solver, cond, randn_like=seeded(1))
