@@ -57,7 +57,7 @@ def test_fields_that_are_no_flags_are_settings_too():
 
 
 def test_all_of_another_programs_flags_are_told_at_once():
-    with pytest.raises(UsageError, match=r"--learning_rate is.*--lr\. --num_epochs is.*--images"):
+    with pytest.raises(UsageError, match=r"--learning_rate is.*--lr\. --num_epochs is.*--epochs"):
         rewrite(["train", "x", "--learning_rate", "1", "--num_epochs", "3"])
 
 

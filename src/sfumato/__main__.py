@@ -2,6 +2,19 @@
 
 import os
 import sys
+from importlib import import_module
+
+RUNNERS = {  # what was typed: the module that does it, imported only then, and its function
+    "Demo": ("demo", "run_demo"),
+    "Recipes": ("recipes", "run_recipes"),
+    "Train": ("train", "run_train"),
+    "Sample": ("sample", "run_sample"),
+    "Evaluate": ("evaluate", "run_evaluate"),
+    "Compare": ("compare", "run_compare"),
+    "Import": ("import_", "run_import"),
+    "Export": ("export", "run_export"),
+    "Info": ("info", "run_info"),
+}
 
 
 def main() -> None:
@@ -9,7 +22,7 @@ def main() -> None:
     # Threads that wait for one another spin only briefly before they sleep. By default a step takes
     # several times as long where another program wants a core (experiments/LOG.md); as fast alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when torch loads
-    from .arguments import Demo, Info, Sample, Train, UsageError, parse
+    from .arguments import UsageError, parse
 
     if sys.argv[1:] in (["--version"], ["version"]):
         from . import __version__
@@ -18,22 +31,8 @@ def main() -> None:
         return
     try:
         command = parse(sys.argv[1:])
-        if isinstance(command, Info):
-            from .commands.info import run_info
-
-            run_info(command)
-        elif isinstance(command, Sample):
-            from .commands.sample import run_sample
-
-            run_sample(command)
-        elif isinstance(command, Train):
-            from .commands.train import run_train
-
-            run_train(command)
-        elif isinstance(command, Demo):
-            from .commands.demo import run_demo
-
-            run_demo(command)
+        module, function = RUNNERS[type(command).__name__]
+        getattr(import_module(f".commands.{module}", __package__), function)(command)
     except (UsageError, ValueError, FileNotFoundError, FloatingPointError) as error:
         sys.exit(f"sfumato: {error}")
     except MemoryError as error:

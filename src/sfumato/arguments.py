@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from .vocabulary import PEERS
+
 Sampler = Annotated[
     Literal["heun", "dpm++2m", "ddim", "ddpm", "ddpm-large", "euler", "euler-maruyama", "churn"]
     | None,
@@ -80,6 +82,8 @@ class Train:
     """Budget in optimizer steps."""
     images: Count = None
     """Budget in training images shown."""
+    epochs: Number = None
+    """Budget in passes over the training images."""
     batch: Count = None
     """Images of an optimizer step, in all."""
     micro_batch: Count = None
@@ -117,6 +121,12 @@ class Train:
     """Scale of classifier-free guidance: 1 as trained."""
     previews: Count = None
     """How many sample grids and held-out losses to make on the way."""
+    preview_epochs: Number = None
+    """Make them every so many epochs instead, and a film of them at the end."""
+    test: Count = None
+    """Images to keep apart from training and its held-out losses, measured once at the end."""
+    compile: bool = False
+    """Compile the network (torch.compile): slow to start, faster after; worth it on a GPU."""
     save_every: Count = None
     """Steps between checkpoints; default every minute."""
     device: Device = "auto"
@@ -124,6 +134,9 @@ class Train:
     settings: Settings = ()
     dry_run: Annotated[bool, tyro.conf.arg(aliases=["-n"])] = False
     """Print the settled plan and stop."""
+    check: bool = False
+    """Try everything once (data, a step, a sample, a save, disk, time) in a folder that is then
+    removed, and stop."""
     quiet: bool = False
 
 
@@ -151,14 +164,28 @@ class Sample:
     """Spacing of the times."""
     eta: float = 0.0
     """Noise of ddim: 0 none, 1 as DDPM."""
+    prompt: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="TEXT ...", help_behavior_hint="")
+    ] = ()
+    """What to draw, in words, a row each; for models trained on captions."""
     guidance: Number = None
-    """Scale of classifier-free guidance: 1 as trained, more is bolder."""
+    """Scale of classifier-free guidance: 1 as trained (its w is scale - 1), more is bolder."""
+    guidance_from: Number = None
+    """Guide only where sigma / alpha is at least this ..."""
+    guidance_to: Number = None
+    """... and at most this; outside only one branch runs."""
+    classifier: Text = None
+    """The run of a classifier of noised images, to guide by its gradient ..."""
+    classifier_scale: Number = None
+    """... times this; 1 is Bayes' rule."""
     clipped: Annotated[
         bool | None, tyro.conf.arg(metavar="{True,False}", help_behavior_hint="")
     ] = None
     """Keep the estimate of x0 in [-1, 1]."""
     raw: bool = False
     """The weights themselves instead of their average (EMA)."""
+    best: bool = False
+    """The average that had the lowest held-out loss, instead of the last one."""
     film: bool = True
     """Also write the denoising film; --no-film saves the time."""
     files: bool = False
@@ -177,6 +204,86 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Measure a run on images it was not trained on: losses, bits per dimension, reconstruction."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    """A run's folder, its name in runs/, or 'last'."""
+    data: Text = None
+    """Images to measure on; default the run's own, those it held out."""
+    limit: int = 256
+    """At most so many images."""
+    steps: Count = None
+    """Steps of the variational bound; default the process's own, or 250."""
+    best: bool = False
+    """The average that had the lowest held-out loss, instead of the last one."""
+    device: Device = "auto"
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Import:
+    """Make a run of a model that another program trained."""
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+    """A diffusers pipeline's folder, or a file of weights; nothing in it is ever executed."""
+    data: Text = None
+    """The images it was trained on, where training is to go on."""
+    name: Text = None
+    out: Folder = None
+    """Folder to make; default runs/NAME."""
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's model for other programs."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    """A run's folder, its name in runs/, or 'last'."""
+    format: Literal["diffusers"] = "diffusers"
+    """diffusers: a folder for DDPMPipeline.from_pretrained."""
+    out: Folder = None
+    """Folder to make; default RUN/diffusers."""
+    raw: bool = False
+    """The weights themselves instead of their average (EMA)."""
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes: what each trains, its source, size, cost and status."""
+
+    name: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE", help_behavior_hint="")
+    ] = ""
+    """One of them, to be told all about it."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train several recipes on the same images with the same budget; one table, one figure."""
+
+    recipes: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="RECIPE ...", help_behavior_hint=""),
+    ] = ("compare_unet2d", "compare_sd_unet", "compare_dit")
+    """Two or more recipes."""
+    data: str = "digits"
+    """The images for all of them."""
+    time: Text = None
+    """Budget of each, as wall time."""
+    images: Count = None
+    """Budget of each, in images shown; the default is 10 epochs."""
+    seed: int = 0
+    samples: int = 500
+    """Images drawn from each, for the evaluator."""
+    out: Folder = None
+    """Folder to make; default runs/compare."""
+    device: Device = "auto"
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
 class Info:
     """Tell what a run, a data set or a picture made by sfumato is."""
 
@@ -187,61 +294,16 @@ class Info:
     """A run, a data set or a picture."""
 
 
-COMMANDS: dict[str, Any] = {"demo": Demo, "train": Train, "sample": Sample, "info": Info}
-
-PEERS = {  # what other programs call it: what it is here
-    "learning-rate": "--lr",
-    "train-lr": "--lr",
-    "lr0": "--lr",
-    "train-batch-size": "--batch (the images of a step in all, not a device's)",
-    "batch-size": "--batch (the images of a step in all, not a device's)",
-    "batch-gpu": "--micro-batch",
-    "gradient-accumulation-steps": "--micro-batch (the images run at once; --batch is the total)",
-    "gradient-accumulate-every": "--micro-batch (the images run at once; --batch is the total)",
-    "num-epochs": "--images (epochs x number of images) or --time",
-    "num-train-epochs": "--images (epochs x number of images) or --time",
-    "epochs": "--images (epochs x number of images) or --time",
-    "duration": "--images or --time",
-    "max-train-steps": "--steps",
-    "train-num-steps": "--steps",
-    "max-steps": "--steps",
-    "iters": "--steps",
-    "output-dir": "--out",
-    "outdir": "--out",
-    "results-folder": "--out",
-    "project": "--out",
-    "train-data-dir": "a positional argument: sfumato train FOLDER",
-    "dataset-name": "a positional argument: sfumato train FOLDER",
-    "data": "a positional argument: sfumato train FOLDER",
-    "data-dir": "a positional argument: sfumato train FOLDER",
-    "folder": "a positional argument: sfumato train FOLDER",
-    "resolution": "--size",
-    "image-size": "--size",
-    "imgsz": "--size",
-    "mixed-precision": "--precision",
-    "fp16": "--precision bf16",
-    "bf16": "--precision bf16",
-    "amp": "--precision bf16",
-    "use-ema": "on always; --ema sets its width",
-    "ema-decay": "--ema (its width as a share of the run, so that no decay needs guessing)",
-    "lr-warmup-steps": "--warmup",
-    "lr-warmup": "--warmup",
-    "resume-from-checkpoint": "--resume",
-    "num-inference-steps": "--steps (sfumato sample)",
-    "sampling-timesteps": "--steps (sfumato sample)",
-    "guidance-scale": "--guidance",
-    "cfg": "--guidance",
-    "cfg-scale": "--guidance",
-    "w": "--guidance (its scale is 1 + w)",
-    "num-samples": "--count",
-    "n-samples": "--count",
-    "class-cond": "on where the images have labels; --no-labels turns it off",
-    "random-flip": "--flip",
-    "horizontal-flip": "--flip",
-    "checkpointing-steps": "--save-every",
-    "save-model-epochs": "--save-every",
-    "workers": "not needed: images are decoded once and kept in memory",
-    "dataloader-num-workers": "not needed: images are decoded once and kept in memory",
+COMMANDS: dict[str, Any] = {
+    "demo": Demo,
+    "recipes": Recipes,
+    "train": Train,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "import": Import,
+    "export": Export,
+    "info": Info,
 }
 
 
@@ -316,7 +378,7 @@ def numbers(text: str) -> list[int]:
     return found
 
 
-def parse(argv: Sequence[str]) -> Demo | Train | Sample | Info:
+def parse(argv: Sequence[str]) -> Any:
     """The command that was typed; prints help or what is wrong and exits where there is none."""
     words = rewrite(argv)
     if words[0] in COMMANDS:

@@ -5,7 +5,7 @@ whole batch are drawn at once, so that cutting it into parts changes none of the
 """
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,13 +13,40 @@ from torch import Tensor
 
 from .codec import Codec, Pixels
 from .conditions import Conditions, Labels, Nothing, cond_of
-from .config import NetworkConfig, Run
-from .data import ImageData, batch_indices, flip, flip_mask, generator_at
+from .config import DataConfig, NetworkConfig, Run
+from .data import ImageData, batch_indices, flip, flip_mask, generator_at, split
 from .denoiser import NetworkDenoiser
 from .devices import DTYPES
 from .objective import draws
 from .parameterization import EDMPreconditioning
 from .training import Batch, Loss
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set in parts that share no image; None is a part of none."""
+
+    train: ImageData
+    held_out: ImageData | None  # for the losses that are looked at on the way
+    test: ImageData | None  # for one measurement at the end
+
+
+def splits_of(config: DataConfig, data: ImageData) -> Splits:
+    """The parts that the settings ask for; held_out is at most a tenth of what is left.
+
+    Raises: ValueError where the test part would be more than half.
+    """
+    test = None
+    if config.test:
+        if config.test > len(data) // 2:
+            raise ValueError(
+                f"data.test = {config.test} of {len(data)} images leaves too few to train on; "
+                f"at most {len(data) // 2} can be kept apart."
+            )
+        data, test = split(data, config.test)
+    held_out = min(config.held_out, len(data) // 10)
+    train, held = split(data, held_out) if held_out else (data, None)
+    return Splits(train, held, test)
 
 
 def deviation_of(data: ImageData, codec: Codec | None = None) -> float:
@@ -57,7 +84,8 @@ def settle(run: Run, data: ImageData) -> Run:
     parameterization = run.parameterization
     if isinstance(parameterization, EDMPreconditioning) and parameterization.sigma_data == 0:
         parameterization = EDMPreconditioning(sigma_data=deviation_of(data, codec))
-    return replace(run, network=network, parameterization=parameterization)
+    train = replace(run.train, epoch_images=len(splits_of(run.data, data).train))
+    return replace(run, network=network, parameterization=parameterization, train=train)
 
 
 def build(run: Run, device: torch.device) -> NetworkDenoiser:

@@ -31,6 +31,8 @@ def files_of(state: TrainState) -> dict[str, bytes]:
         "step": state.step,
         "seconds": state.seconds,
         "previews": state.previews,
+        "epoch_loss": state.epoch_loss,
+        "epoch_steps": state.epoch_steps,
         "optimizer_groups": groups,
     }
     return {
@@ -60,6 +62,27 @@ def restore(state: TrainState, files: dict[str, bytes]) -> None:
     load_optimizer(state, load(files["optimizer.safetensors"]), scalars["optimizer_groups"])
     state.step, state.seconds = scalars["step"], scalars["seconds"]
     state.previews = scalars["previews"]
+    state.epoch_loss = scalars.get("epoch_loss", 0.0)  # not in the first runs
+    state.epoch_steps = scalars.get("epoch_steps", 0)
+
+
+def write_best(run: Path, state: TrainState, loss: float) -> None:
+    """Keep the average as RUN/best/step-N, in place of the one that was best before."""
+    files = {
+        "average.safetensors": save(_plain(state.average.state_dict())),
+        "state.json": json.dumps({"format": FORMAT, "step": state.step, "loss": loss}).encode(),
+    }
+    target = run / "best" / f"step-{state.step:09d}"
+    if not target.exists():
+        commit_folder(target, files)
+    for old in best_folders(run):
+        if old != target:
+            _remove(old)
+
+
+def best_folders(run: Path) -> list[Path]:
+    """The committed best averages: one, or two where a crash came between writing and removing."""
+    return sorted(path for path in (run / "best").glob("step-*") if path.suffix == "")
 
 
 def folders(run: Path) -> list[Path]:

@@ -42,6 +42,8 @@ GRIDS: dict[str, Grid] = {
 FREE_TO_CHANGE = {  # when a run goes on: nothing that the finished steps depended on
     *("train.steps", "train.images", "train.seconds", "train.save_every_steps", "train.keep"),
     *("train.save_every_seconds", "train.previews", "train.micro_batch", "sampling", "name"),
+    *("train.epochs", "train.preview_epochs", "train.compiled"),
+    "train.epoch_images",  # the data are compared by their fingerprint
 }
 
 
@@ -91,7 +93,7 @@ def plan(args: Train, progress: Any = None) -> tuple[Run, ImageData]:
     if run is not None and args.config is not None and args.source:
         data_flags["source"] = args.source
     config = replace(run.data if run else DataConfig(source=args.source), **data_flags)
-    config = replace(config, **given(label_dropout=args.label_dropout))
+    config = replace(config, **given(label_dropout=args.label_dropout, test=args.test))
     for setting in args.settings:
         if setting.startswith("data."):
             config = override(config, *_halves(setting.removeprefix("data.")), where="data")
@@ -116,15 +118,18 @@ def with_flags(run: Run, args: Train) -> Run:
         ema_length=args.ema,
         seed=args.seed,
         previews=args.previews,
+        preview_epochs=args.preview_epochs,
+        compiled=args.compile or None,
         save_every_steps=args.save_every,
     )
     budget = given(
         steps=args.steps,
         images=args.images,
+        epochs=args.epochs,
         seconds=None if args.time is None else seconds(args.time),
     )
     if budget:  # one that is typed replaces the recipe's, of whatever kind
-        changes |= {"steps": None, "images": None, "seconds": None, **budget}
+        changes |= {"steps": None, "images": None, "epochs": None, "seconds": None, **budget}
     run = replace(run, train=replace(run.train, **changes))
     run = replace(run, sampling=sampling_with(run.sampling, args), **given(name=args.name))
     run = replace(run, **given(precision=args.precision))

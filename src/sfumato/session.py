@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +21,7 @@ from .folder import append_metrics, read_metrics
 from .pictures import grid, save_png
 from .plots import loss_figure
 from .tasks import Shown, Task
-from .training import Batch, TrainState, losses_of
+from .training import Batch, TrainConfig, TrainState, losses_of
 
 PREVIEW_SHARE = 0.1  # of the time since the start
 LEVELS = 8  # at most: equal shares of the training times, each with a held-out loss of its own
@@ -37,6 +38,19 @@ def memory_gb(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+def steps_of(budget: TrainConfig) -> int | None:
+    """The steps that a budget other than time comes to; None where there is only time."""
+    images = budget.images
+    if budget.epochs is not None and budget.epoch_images:
+        images = ceil(budget.epochs * budget.epoch_images)
+    counts = [budget.steps, images and ceil(images / budget.batch)]
+    return min((count for count in counts if count), default=None)
+
+
+def _of_step(scalars: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in scalars.items() if not name.startswith("epoch")}
 
 
 class StopRequest:
@@ -88,14 +102,15 @@ class Session:
     def log(self, state: TrainState, scalars: dict[str, float]) -> None:
         """A row in metrics.jsonl and the live line."""
         speed = self._images_per_second(state.step)
+        self._log_epoch(state, scalars)
         budget, images = self.run.train, state.step * self.run.train.batch
         memory = memory_gb(self.device)
         if state.step <= EVERY_STEP_UNTIL or state.step % 10 == 0:
             row = {"kind": "train", "step": state.step, "images": images}
-            row |= {"seconds": round(state.seconds, 3), **scalars}
+            row |= {"seconds": round(state.seconds, 3), **_of_step(scalars)}
             row |= {"images_per_s": round(speed, 1), "memory_gb": round(memory, 3)}
             append_metrics(self.folder, row)
-        steps = budget.steps or (budget.images and -(-budget.images // budget.batch))
+        steps = steps_of(budget)
         self.reporter.progress(
             Progress(
                 step=state.step,
@@ -104,10 +119,19 @@ class Session:
                 images_per_s=speed,
                 lr=scalars["lr"],
                 memory_gb=memory,
-                steps=steps or None,
+                steps=steps,
                 budget_s=budget.seconds,
             )
         )
+
+    def _log_epoch(self, state: TrainState, scalars: dict[str, float]) -> None:
+        """At an epoch's end: its mean loss, as a row and a line."""
+        if "epoch" not in scalars:
+            return
+        row = {"kind": "epoch", "step": state.step, "epoch": scalars["epoch"]}
+        images = state.step * self.run.train.batch
+        append_metrics(self.folder, {**row, "images": images, "loss": scalars["epoch_loss"]})
+        self.reporter.say(f"epoch {scalars['epoch']:,}: mean loss {scalars['epoch_loss']:.4f}")
 
     def _images_per_second(self, step: int) -> float:
         """Over the last fifty steps; previews and saves between them left out."""
@@ -121,11 +145,14 @@ class Session:
     def preview(self, state: TrainState) -> None:
         """The held-out loss of weights and average, a grid from fixed seeds, the loss figure.
 
-        Left out where previews have taken more than a tenth of the time; never the first or last.
+        Left out where previews have taken more than a tenth of the time; never the first or last,
+        nor those asked for by epochs.
         """
         now = time.monotonic()
         last = self.run.train.progress(state.step, state.seconds) >= 1
-        if not last and self.looked > PREVIEW_SHARE * (now - self.begun) and state.step:
+        asked = self.run.train.preview_epochs is not None
+        too_much = self.looked > PREVIEW_SHARE * (now - self.begun)
+        if too_much and state.step and not (last or asked):
             return
         try:
             self._look(state)
@@ -163,10 +190,17 @@ class Session:
             low, high = row["ema_by_level"][0], row["ema_by_level"][-1]
             by_noise = f" (low noise {low:.3f}, high noise {high:.3f})"
         append_metrics(self.folder, row)
+        self._keep_best(state, row["ema"])
         self.reporter.say(
             f"held-out loss at step {state.step:,}: {row['raw']:.4f}, averaged weights "
             f"{row['ema']:.4f}{by_noise}"
         )
+
+    def _keep_best(self, state: TrainState, loss: float) -> None:
+        """Save the average where its held-out loss is the lowest so far."""
+        rows = [row for row in read_metrics(self.folder) if row["kind"] == "held_out"]
+        if state.step and loss <= min(row["ema"] for row in rows if row["step"]):
+            checkpoint.write_best(self.folder, state, loss)
 
     def draw_losses(self, state: TrainState) -> None:
         """loss.png from metrics.jsonl."""

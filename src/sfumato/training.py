@@ -60,16 +60,19 @@ class CosineDecay:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to optimize. The budget is the first reached of steps, images and seconds.
+    """How to optimize. The budget is the first reached of steps, images, epochs and seconds.
 
     batch counts the images of an optimizer step, over all micro-batches; micro_batch is the most
     that is run at once. The rate follows the budget: under one of seconds the clock, so that only
-    budgets of steps or images can be repeated bit for bit.
+    the other budgets can be repeated bit for bit. epoch_images, the size of an epoch, is filled in
+    from the data. compiled: by torch.compile.
     """
 
     steps: int | None = None
     images: int | None = None
+    epochs: float | None = None
     seconds: float | None = None
+    epoch_images: int = 0
     batch: int = 64
     micro_batch: int | None = None
     lr: float = 2e-3
@@ -84,14 +87,20 @@ class TrainConfig:
     save_every_seconds: float = 60.0  # or 30 times what a save takes, if that is longer
     keep: int = 2  # checkpoints
     previews: int = 12  # sample grids and held-out losses, denser at the start
+    preview_epochs: float | None = None  # instead: one every so many epochs
+    compiled: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.images is None and self.seconds is None:
-            raise ValueError("a run needs a budget: give steps, images or seconds (--time 10m).")
+        if all(b is None for b in (self.steps, self.images, self.epochs, self.seconds)):
+            raise ValueError(
+                "a run needs a budget: give steps, images, epochs or seconds (--time 10m)."
+            )
         for name in (
             "steps",
             "images",
+            "epochs",
             "seconds",
+            "preview_epochs",
             "batch",
             "micro_batch",
             "lr",
@@ -115,11 +124,26 @@ class TrainConfig:
             for done, budget in (
                 (step, self.steps),
                 (step * self.batch, self.images),
+                (self.epochs_at(step), self.epochs),
                 (seconds, self.seconds),
             )
             if budget is not None
         ]
         return max(shares)
+
+    def epochs_at(self, step: int) -> float:
+        """Epochs that `step` finished steps have shown; 0 where their size is not known."""
+        return step * self.batch / self.epoch_images if self.epoch_images else 0.0
+
+    def previews_due(self, step: int, progress: float) -> int:
+        """How many previews belong before this moment, the one at the start counted."""
+        if self.preview_epochs is None or not self.epoch_images:
+            return previews_due(progress, self.previews)
+        passed = self.epochs_at(step) / self.preview_epochs
+        whole = int(passed + 1e-9)
+        return (
+            1 + whole + int(progress >= 1 and passed - whole > 1e-6)
+        )  # one at the end in any case
 
     def lr_at(self, step: int, progress: float) -> float:
         """The learning rate of the step that follows `step` finished ones.
@@ -140,6 +164,8 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0  # spent in training, over all its parts
     previews: int = 0  # made so far
+    epoch_loss: float = 0.0  # summed over the steps of the epoch so far
+    epoch_steps: int = 0
 
     @classmethod
     def fresh(cls, model: nn.Module, config: TrainConfig) -> "TrainState":
@@ -193,7 +219,19 @@ def take_step(state: TrainState, loss: Loss, batch: Batch, config: TrainConfig) 
     state.optimizer.step()
     state.step += 1
     ema.update(state.average, state.model, ema.decay_at(state.step, config.ema_length))
-    return {"loss": value, "lr": lr, "grad_norm": grad_norm}
+    return {"loss": value, "lr": lr, "grad_norm": grad_norm, **_epoch(state, value, config)}
+
+
+def _epoch(state: TrainState, loss: float, config: TrainConfig) -> dict[str, float]:
+    """Count the step's loss in its epoch; at the epoch's end its number and its mean loss."""
+    state.epoch_loss += loss
+    state.epoch_steps += 1
+    finished = int(config.epochs_at(state.step))
+    if finished == int(config.epochs_at(state.step - 1)):
+        return {}
+    mean = state.epoch_loss / state.epoch_steps
+    state.epoch_loss, state.epoch_steps = 0.0, 0
+    return {"epoch": finished, "epoch_loss": mean}
 
 
 @torch.no_grad()
@@ -241,10 +279,10 @@ def train(
     next_save = state.seconds + config.save_every_seconds
     # With a larger budget than before, previews that were made at its end are due again.
     spent = config.progress(state.step, state.seconds)
-    state.previews = min(state.previews, previews_due(spent, config.previews))
+    state.previews = min(state.previews, config.previews_due(state.step, spent))
     while True:
         progress = config.progress(state.step, state.seconds)
-        due = previews_due(progress, config.previews)
+        due = config.previews_due(state.step, progress)
         if due > state.previews:
             state.previews = due
             hooks.preview(state)

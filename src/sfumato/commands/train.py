@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from .. import checkpoint
 from ..arguments import Train
+from ..assembly import splits_of
 from ..config import Run, dumps, loads
 from ..console import Reporter, count, duration, reading, short
-from ..data import ImageData, fingerprint, split
+from ..data import ImageData, fingerprint
 from ..devices import pick_device
 from ..folder import (
     DataCard,
+    append_metrics,
     find,
     new_folder,
     read_card,
@@ -23,10 +26,11 @@ from ..folder import (
 from ..networks.describe import flops, parameter_count
 from ..pictures import data_preview, save_png
 from ..planning import check_same, fields_of, plan, resume_folder
-from ..session import Session, StopRequest
+from ..preflight import check_disk, forecast, rehearse, settle_memory
+from ..session import Session, StopRequest, steps_of
 from ..storage import clear_unfinished, write_file
 from ..tasks import Parts, Task, settle_precision, task_of
-from ..training import TrainState, train
+from ..training import TrainState, losses_of, train
 
 
 def run_train(args: Train) -> None:
@@ -43,8 +47,23 @@ def run_train(args: Train) -> None:
     if args.dry_run:
         print_plan(run, data, device)
         return
+    if args.check:
+        check(run, data, device, args.out)
+        return
     folder = resume_folder(args, run.name) if args.resume else None
     Trainer(run, data, device, args.quiet).start(folder, args.out)
+
+
+def check(run: Run, data: ImageData, device: torch.device, out: Path | None) -> None:
+    """The whole of a run in two steps, in a folder that is then removed; how long it would take."""
+    root = out.parent if out is not None else Path("runs")
+    root.mkdir(parents=True, exist_ok=True)
+    short = replace(run.train, steps=2, images=None, epochs=None, seconds=None, previews=1)
+    with TemporaryDirectory(prefix=".check-", dir=root) as folder:
+        trainer = Trainer(replace(run, train=short), data, device, quiet=False)
+        trainer.budget = run.train
+        trainer.start(None, Path(folder) / "run")
+    print("All of it works: data, steps, held-out losses, samples, saving. Nothing was kept.")
 
 
 def print_plan(run: Run, data: ImageData, device: torch.device) -> None:
@@ -64,6 +83,8 @@ def budget_words(run: Run) -> str:
         parts.append(f"{count(train.steps)} steps")
     if train.images is not None:
         parts.append(f"{count(train.images)} images")
+    if train.epochs is not None:
+        parts.append(f"{train.epochs:g} epochs")
     if train.seconds is not None:
         parts.append(duration(train.seconds))
     return " or ".join(parts)
@@ -102,12 +123,9 @@ class Trainer:
 
     def __init__(self, run: Run, data: ImageData, device: torch.device, quiet: bool) -> None:
         self.run, self.device, self.quiet = run, device, quiet
-        held_out = min(run.data.held_out, len(data) // 10)
+        self.budget = run.train  # what the forecast is for
         self.data = data
-        self.train_data: ImageData = data
-        self.held_data: ImageData | None = None
-        if held_out:
-            self.train_data, self.held_data = split(data, held_out)
+        self.splits = splits_of(run.data, data)
 
     def start(self, resume: Path | None, out: Path | None) -> tuple[Path, bool]:
         """Train until the budget is spent or Ctrl-C; (the run's folder, whether it was spent)."""
@@ -136,7 +154,7 @@ class Trainer:
         self, folder: Path, resumed: bool, reporter: Reporter, stop: StopRequest
     ) -> tuple[TrainState, Session]:
         card = self._card()
-        task = self._task(folder, card, reporter)
+        task = self._task(folder, reporter)
         if resumed:
             self._check_data(folder, card)
             saved = loads((folder / "run.json").read_text("utf-8"))
@@ -150,32 +168,51 @@ class Trainer:
             f"{'going on with' if resumed else 'training'} {self.run.name}",
             {**facts(self.run, self.data, self.device, folder), "split": self._split_words()},
         )
-        if len(self.train_data) < FEW_IMAGES:
+        if len(self.splits.train) < FEW_IMAGES:
             reporter.warn(
-                f"{len(self.train_data)} images are few: the network will learn them by heart."
+                f"{len(self.splits.train)} images are few: the network will learn them by heart."
             )
         if not resumed:
             reporter.say(f"  precision  {reason}")
+            task = self._rehearse(task, folder, reporter)
         write_card(folder, card)
         write_file(folder / "run.json", dumps(self.run).encode())  # last: it makes a folder a run
         state = TrainState.fresh(task.build(), self.run.train)
         if resumed:
             self._restore(folder, state, reporter)
         else:
-            picture = data_preview(self.train_data.images, card.class_names, self.train_data.labels)
+            picture = data_preview(
+                self.splits.train.images, card.class_names, self.splits.train.labels
+            )
             save_png(
                 picture, folder / "data-preview.png", {"made_by": "sfumato train", **vars(card)}
             )
+        if self.run.train.compiled:
+            state.model.compile()  # in place, so that the saved names stay as they are
         held = task.held_out_batch()
         return state, Session(task, folder, card.name, held, self.device, reporter, stop)
 
-    def _task(self, folder: Path, card: DataCard, reporter: Reporter) -> Task:
-        parts = Parts(folder, card, self.train_data, self.held_data, self.device, reporter.say)
-        return task_of(self.run, parts)
+    def _rehearse(self, task: Task, folder: Path, reporter: Reporter) -> Task:
+        """Time, memory and disk, told before they are spent; the task with what fits."""
+        trial = rehearse(task)
+        micro = settle_memory(task, trial, reporter.say)
+        self.run = replace(self.run, train=replace(self.run.train, micro_batch=micro))
+        room = check_disk(folder, trial.weights, self.run.train.keep)
+        ahead = forecast(self.budget, trial.step_seconds, steps_of(self.budget))
+        reporter.say(f"  forecast   {ahead}; {room}")
+        return replace(task, run=self.run)  # type: ignore[type-var]
+
+    def _task(self, folder: Path, reporter: Reporter) -> Task:
+        return task_of(self.run, self._parts(folder, reporter))
+
+    def _parts(self, folder: Path, reporter: Reporter) -> Parts:
+        train_data, held = self.splits.train, self.splits.held_out
+        return Parts(folder, self._card(), train_data, held, self.device, reporter.say)
 
     def _split_words(self) -> str:
-        held = 0 if self.held_data is None else len(self.held_data)
-        return f"{count(len(self.train_data))} images to train on, {count(held)} held out"
+        held, test = (0 if d is None else len(d) for d in (self.splits.held_out, self.splits.test))
+        words = f"{count(len(self.splits.train))} images to train on, {count(held)} held out"
+        return f"{words}, {count(test)} kept for a test at the end" if test else words
 
     def _card(self) -> DataCard:
         data = self.data
@@ -215,6 +252,20 @@ class Trainer:
         task = session.task
         train(state, task.loss, task.batches(), self.run.train, session)
 
+    def _test(self, state: TrainState, session: Session) -> None:
+        """The loss of the averaged weights on the images that were kept apart."""
+        if self.splits.test is None:
+            return
+        parts = replace(self._parts(session.folder, session.reporter), held_out=self.splits.test)
+        task = task_of(self.run, parts)
+        batch = task.held_out_batch()
+        assert batch is not None
+        train_config = self.run.train
+        most = train_config.micro_batch or train_config.batch
+        loss = losses_of(state.average, task.loss, batch, most).mean().item()
+        append_metrics(session.folder, {"kind": "test", "step": state.step, "ema": loss})
+        session.reporter.say(f"test loss on {len(self.splits.test):,} images: {loss:.4f}")
+
     def _finish(self, state: TrainState, session: Session, finished: bool, already: bool) -> None:
         folder, say = session.folder, session.reporter.say
         session.reporter.end_progress()
@@ -228,6 +279,8 @@ class Trainer:
             return
         shown = session.task.show(state.average, quick=False)
         session.save_grid(state, shown, folder / "samples.png")
+        if not already:
+            self._test(state, session)
         rows = read_metrics(folder)
         session.draw_losses(state)
         _write_page(folder)

@@ -1,0 +1,167 @@
+"""Before a long run: how long it will take, whether memory and disk suffice.
+
+Nothing is looked up in a table of machines: a few steps are run here and now.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .console import count, duration
+from .tasks import Task
+from .training import Batch, TrainConfig
+
+SHARE_OF_FREE = 0.7  # of free memory that a step may take
+BESIDE_SAVED = 1.6  # times what is kept for the backward pass: its own buffers come on top
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a few steps on a throw-away model told."""
+
+    step_seconds: float
+    bytes_an_image: float  # kept from the forward pass for the backward pass
+    weights: int  # numbers
+
+
+def rehearse(task: Task) -> Rehearsal:
+    """Run three steps of the task; the fastest counts, as the first ones also set things up."""
+    batch = task.batches()(0)
+    model = task.build()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    per_image = bytes_an_image(task, model, batch)
+    settings = task.run.train
+    most = settings.micro_batch or fitting(per_image, settings.batch, free_memory(batch))
+    seconds = []
+    for _ in range(3):
+        begun = perf_counter()
+        rows = {name: value[:most] for name, value in batch.items()}
+        task.loss(model, rows).mean().backward()
+        _wait(next(model.parameters()).device)
+        forward_and_back = (perf_counter() - begun) * settings.batch / most
+        begun = perf_counter()
+        optimizer.step()
+        seconds.append(forward_and_back + perf_counter() - begun)
+    return Rehearsal(min(seconds), per_image, sum(p.numel() for p in model.parameters()))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bytes_an_image(task: Task, model: nn.Module, batch: Batch) -> float:
+    """Memory that the forward pass keeps for the backward pass, an image: measured on 1 and 3."""
+    one, three = (_saved_bytes(task, model, batch, rows) for rows in (1, 3))
+    return max(0.0, (three - one) / 2)
+
+
+def _saved_bytes(task: Task, model: nn.Module, batch: Batch, rows: int) -> int:
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    part = {name: value[:rows].repeat_interleave(1, 0) for name, value in batch.items()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = task.loss(model, part).sum()  # kept alive: a freed address could come twice
+        total = sum(kept.values())
+    del loss
+    return total
+
+
+def free_memory(batch: Batch) -> int | None:
+    """Bytes that the batch's device has free; None where the system does not tell."""
+    device = next(iter(batch.values())).device
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    table = Path("/proc/meminfo")
+    if device.type != "cpu" or not table.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def fitting(bytes_an_image: float, batch: int, free: int | None) -> int:
+    """The most images, halved from `batch`, whose step fits into the free memory; at least 1."""
+    size = batch
+    while (
+        free is not None
+        and size > 1
+        and size * bytes_an_image * BESIDE_SAVED > (SHARE_OF_FREE * free)
+    ):
+        size = -(-size // 2)
+    return size
+
+
+def disk_needed(weights: int, keep: int) -> int:
+    """Bytes for the checkpoints kept, one being written, and the best average."""
+    return 4 * weights * (4 * (keep + 1) + 1)  # weights, average and two moments, float32
+
+
+def check_disk(folder: Path, weights: int, keep: int) -> str:
+    """How much room the checkpoints take, in words.
+
+    Raises: ValueError where the disk has too little.
+    """
+    needed, free = disk_needed(weights, keep), shutil.disk_usage(_existing(folder)).free
+    words = f"{needed / 1e6:,.0f} MB for checkpoints, {free / 1e9:,.1f} GB free"
+    if needed > 0.95 * free:
+        raise ValueError(
+            f"the disk of {folder} is too full: {words}. Free some, choose another --out, or keep "
+            "fewer checkpoints (train.keep=1)."
+        )
+    return words
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} can't be written to: choose another --out.")
+    return folder
+
+
+def forecast(config: TrainConfig, step_seconds: float, steps: int | None) -> str:
+    """How far the budget will go, in words; steps: the budget's, None where there is only time."""
+    per_step = f"{step_seconds:.2g} s a step"
+    limit = config.seconds
+    if steps is not None and (limit is None or steps * step_seconds < limit):
+        return f"{per_step}: about {duration(steps * step_seconds)} for {count(steps)} steps"
+    assert limit is not None
+    reached = max(1, int(limit / step_seconds))
+    epochs = config.epochs_at(reached)
+    shown = f", {epochs:.2g} epochs" if epochs else ""
+    return f"{per_step}: about {count(reached)} steps{shown} in {duration(limit)}"
+
+
+Say = Callable[[str], None]
+
+
+def settle_memory(task: Any, rehearsal: Rehearsal, say: Say) -> int | None:
+    """The micro-batch to train with: as asked, else the whole batch, else what fits."""
+    config = task.run.train
+    if config.micro_batch is not None:
+        return config.micro_batch
+    free = free_memory(task.batches()(0))
+    most = fitting(rehearsal.bytes_an_image, config.batch, free)
+    if most == config.batch:
+        return None
+    assert free is not None
+    say(
+        f"  memory     an image takes {rehearsal.bytes_an_image / 1e6:,.1f} MB in training and "
+        f"{free / 1e9:,.1f} GB are free: {most} of the {config.batch} images run at once"
+    )
+    return most
