@@ -47,19 +47,22 @@ def read_written(container: Container, names: Sequence[str]) -> Written:
     return table if table.captions else _with_text_files(table, container, names)
 
 
-def in_order(written: Written, names: Sequence[str]) -> tuple[tuple[str, ...] | None, str]:
-    """(the caption of each of `names` or None where there are none, a sentence on gaps or "").
+def in_order(written: Written, names: Sequence[str]) -> tuple[str, ...] | None:
+    """The caption of each of `names`, "" where it has none; None where not one has any.
 
-    An image without a caption gets "": text encoders take it for no condition at all.
+    Text encoders take "" for no condition at all.
     """
     captions = tuple(written.captions.get(name, "") for name in names)
+    return captions if any(captions) else None
+
+
+def gap_note(captions: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on images that got an empty caption, where there are any."""
     missing = captions.count("")
-    if missing == len(captions):
-        return None, ""
     if not missing:
-        return captions, ""
+        return ()
     have = "has" if missing == 1 else "have"
-    return captions, f"{missing:,} of {len(captions):,} images {have} no caption: an empty one."
+    return (f"{missing:,} of {len(captions):,} images {have} no caption: an empty one.",)
 
 
 def _check_single(tables: Sequence[str], where: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sfumato.data import arrays, builtin, cifar, cifar100, idx, stl10
+from sfumato.data import arrays, builtin, cifar, cifar100, idx, parquet, stl10
 from sfumato.data.arrays import CHANNELS, Arrays
 from sfumato.data.containers import Container, open_container
 from sfumato.data.decoding import Progress, decode_all, fit_all
@@ -46,7 +46,7 @@ _ALIASES = {
 }
 _KINDS = (
     "a folder, zip or tar of images (a class a sub-folder), IDX files, CIFAR's or STL-10's files, "
-    "an .npz or an .npy"
+    "Parquet tables, an .npz or an .npy"
 )
 
 
@@ -63,7 +63,8 @@ def load(
     """The images of a built-in name or a path, decoded to uint8.
 
     source: "digits" (built in); one of KNOWN, looked for where `find` says; or a path to a folder,
-        .zip, .tar or .tar.gz of images or of the files of MNIST, CIFAR or STL-10; .npz, .npy.
+        .zip, .tar or .tar.gz of images or of the files of MNIST, CIFAR or STL-10; .npz, .npy;
+        .parquet or a folder of these.
     size: a side or (H, W). None keeps the size that all images have, or chooses one and says so
         in the notes. Others are scaled until they cover it; the centre is kept.
     channels: 1, 3 or 4 (with opacity). None: 1 where every image is grey, else 3.
@@ -80,6 +81,8 @@ def load(
     path = find(source)
     if path.suffix.lower() in (".npy", ".npz"):
         return _from_arrays(_named(arrays.read(path, split), path), str(path), wanted)
+    if path.suffix.lower() == parquet.SUFFIX and path.is_file():
+        return _from_tables(path, wanted)
     with open_container(path) as container:
         form = next((form for form in _FORMS if form.present(container)), None)
         if split == "unlabeled" and form is not stl10:
@@ -87,8 +90,10 @@ def load(
         if form is not None:
             found = _named(form.read(container, split), path)
             return _from_arrays(found, str(path), wanted)
-        listing = list_images(container, split, labels)
-        return _from_files(container, listing, _name(path), wanted)
+        if not parquet.present(container):
+            listing = list_images(container, split, labels)
+            return _from_files(container, listing, _name(path), wanted)
+    return _from_tables(path, wanted)
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,9 @@ def _digits(split: str) -> Arrays:
 
 def _name(path: Path) -> str:
     """The file or folder's name as a word that can stand in a run's name."""
-    stem = re.sub(r"(\.tar)?\.(gz|tgz|tar|zip|npz|npy)$", "", path.name, flags=re.IGNORECASE)
+    stem = re.sub(
+        r"(\.tar)?\.(gz|tgz|tar|zip|npz|npy|parquet)$", "", path.name, flags=re.IGNORECASE
+    )
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "images"
 
 
@@ -203,6 +210,13 @@ def _from_arrays(found: Arrays, source: str, wanted: _Wanted) -> ImageData:
     if any(new > old for new, old in zip(wanted.size or (), whole.size)):
         notes = (*notes, enlarged_note(len(whole)))
     return replace(whole, images=torch.from_numpy(fitted), notes=notes)
+
+
+def _from_tables(path: Path, wanted: _Wanted) -> ImageData:
+    if path.is_file() and path.suffix.lower() != parquet.SUFFIX:
+        raise ValueError(f"{path} holds Parquet tables: unpack it and give the folder.")
+    with parquet.open_tables(path, wanted.split, wanted.labels) as (container, listing):
+        return _from_files(container, listing, _name(path), wanted)
 
 
 def _from_files(container: Container, listing: Listing, name: str, wanted: _Wanted) -> ImageData:

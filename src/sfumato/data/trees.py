@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.arrays import index_labels
-from sfumato.data.captions import Written, in_order, read_written
+from sfumato.data.captions import Written, gap_note, in_order, read_written
 from sfumato.data.containers import Container, Skipped, plain_name
 from sfumato.data.images import SUFFIXES
 
@@ -63,11 +63,11 @@ def list_images(container: Container, split: str, labels: bool = True) -> Listin
         raise ValueError(_nothing_found(container))
     names, notes = _of_split(images, split, container.where)
     written = read_written(container, names)
-    captions, gaps = in_order(written, names)
+    captions = in_order(written, names)
     listing = Listing(
         names,
         skipped=(*container.skipped, *written.skipped),
-        notes=tuple(note for note in (*notes, *written.notes, gaps) if note),
+        notes=(*notes, *written.notes, *gap_note(captions or ())),
         captions=captions,
     )
     return _labelled(listing, container, written) if labels else listing
