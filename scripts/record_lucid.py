@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "one channel": {"dim_mults": (1, 2), "channels": 1, "init_dim": 12, "out_dim": 2},
     "heads": {"dim_mults": (1, 2), "attn_heads": (2, 3), "attn_dim_head": (4, 6)},
     "fourier": {"dim_mults": (1, 2), "learned_sinusoidal_cond": True, "learned_sinusoidal_dim": 6},
-    "self-condition": {"dim_mults": (1, 2), "self_condition": True, "learned_variance": True},
+    "self-condition": {"dim_mults": (1, 2), "self_condition": True},
 }
 SCHEDULES = ("linear", "cosine", "sigmoid")
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
