@@ -273,7 +273,7 @@ def told(
 ) -> Tensor:
     """c (B, width): the noise level, and the class where there are classes."""
     c = noise(noise_level)
-    return c if label is None else c + label(cond, len(noise_level))
+    return c if label is None else c + label(cond, noise_level.shape[0])
 
 
 def modulated(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
