@@ -17,9 +17,9 @@ from sfumato.sampling import trajectory
 from sfumato.solvers import Heun
 from sfumato.spectra import (
     Spectra,
+    arrival_of,
     draw_spectra,
     hann,
-    arrival_of,
     radial_power,
     rank_correlation,
     ranks,
