@@ -55,7 +55,7 @@ def read_tensors(path: Path) -> Tree:
     tensors and plain values. OSError where it can't be read.
     """
     with path.open("rb") as file:
-        begin = file.read(16)
+        begin = file.read(64)
     try:
         if begin.startswith(ZIP):
             _check_zip(path)
@@ -83,7 +83,8 @@ def _unknown(begin: bytes) -> str:
 
 def _loaded(path: Path) -> Tree:
     try:
-        tree = torch.load(path, weights_only=True, map_location="cpu")
+        with path.open("rb") as file:  # given a name, torch.load believes its suffix
+            tree = torch.load(file, weights_only=True, map_location="cpu")
     except READ_ERRORS as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refused(f"damaged, or no file of torch.save: {first}") from error
