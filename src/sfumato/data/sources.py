@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sfumato.data import arrays, builtin, cifar, cifar100, idx, parquet, stl10
+from sfumato.data import arrays, builtin, cifar, cifar100, idx, parquet, stl10, twemoji
 from sfumato.data.arrays import CHANNELS, Arrays
 from sfumato.data.containers import Container, open_container
 from sfumato.data.decoding import Progress, decode_all, fit_all
@@ -37,9 +37,11 @@ KNOWN = {  # where the well-known sets are usually unpacked, below each of `_hom
         *("celeba/img_align_celeba", "celeba/img_align_celeba.zip", "celeba"),
         *("img_align_celeba", "img_align_celeba.zip"),
     ),
+    "twemoji": ("twemoji",),
 }
 _FORMS = (idx, cifar, cifar100, stl10)  # each knows its files by their names
 _DEBIAN = {"fashion-mnist": "/usr/share/datasets/fashion-mnist"}  # package dataset-fashion-mnist
+_TO_GET = {"twemoji": f", or {twemoji.INSTALL}"}
 _ALIASES = {
     **{"fashion": "fashion-mnist", "fashionmnist": "fashion-mnist", "cifar-10": "cifar10"},
     **{"cifar-100": "cifar100", "stl-10": "stl10"},
@@ -90,6 +92,10 @@ def load(
         if form is not None:
             found = _named(form.read(container, split), path)
             return _from_arrays(found, str(path), wanted)
+        if twemoji.present(container):
+            listing = twemoji.list_pictures(container, path, split, labels)
+            credited = replace(container, where=f"{path} ({twemoji.CREDIT})")
+            return _from_files(credited, listing, "twemoji", wanted)
         if not parquet.present(container):
             listing = list_images(container, split, labels)
             return _from_files(container, listing, _name(path), wanted)
@@ -129,7 +135,8 @@ def find(source: str | os.PathLike[str]) -> Path:
     """The path that `source` is or stands for.
 
     A path that exists is itself. The names in KNOWN are looked for in this folder, in ./data, in
-    $SFUMATO_HOME/data (by default ~/.cache/sfumato/data) and where Debian's packages put them.
+    $SFUMATO_HOME/data (by default ~/.cache/sfumato/data) and where Debian's and Python's packages
+    put them.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -142,7 +149,7 @@ def find(source: str | os.PathLike[str]) -> Path:
                 return place.resolve()
         raise ValueError(
             f"{source} is not on this machine: there is no {', '.join(map(str, places))}. Put its "
-            f"files into data/{name}, or give the path to them."
+            f"files into data/{name}, or give the path to them{_TO_GET.get(name, '')}."
         )
     near = get_close_matches(name, ["digits", *KNOWN, *_neighbours(path)], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
@@ -158,6 +165,9 @@ def _places(name: str) -> Iterator[Path]:
         yield from (folder / place for place in KNOWN[name])
     if name in _DEBIAN:
         yield Path(_DEBIAN[name])
+    package = twemoji.installed() if name == "twemoji" else None
+    if package is not None:
+        yield package
 
 
 def _neighbours(path: Path) -> list[str]:
