@@ -69,6 +69,8 @@ def test_shards_are_read_by_split_in_their_order(tmp_path):
     assert (values(train), values(test)) == ([0, 1, 10, 11, 20, 21], [0])
     assert (train.labels, train.captions) == (None, None)
     assert train.notes == ("Of its tables only train was read, not test.",)
+    with pytest.raises(ValueError, match="no tables with unlabeled in their names"):
+        load(tmp_path, split="unlabeled")
     (tmp_path / "data/test-00000-of-00001.parquet").unlink()
     with pytest.raises(ValueError, match="no tables with test in their names"):
         load(tmp_path, split="test")

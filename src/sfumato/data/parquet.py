@@ -90,9 +90,10 @@ def _shards(path: Path, split: str) -> tuple[list[str], tuple[str, ...]]:
     there = {word for word in named.values() if word}
     if not there & set(TRAIN) and split == "train":
         return list(named), ()
-    wanted = next((word for word in (TRAIN if split == "train" else TEST) if word in there), None)
+    words = {"train": TRAIN, "test": TEST}.get(split, ())
+    wanted = next((word for word in words if word in there), None)
     if wanted is None:
-        raise ValueError(f"{path} has no tables with test in their names, so no {split} split.")
+        raise ValueError(f"{path} has no tables with {split} in their names, so no such split.")
     left = ", ".join(sorted(there - {wanted}))
     notes = (f"Of its tables only {wanted} was read, not {left}.",) if left else ()
     return [name for name, word in named.items() if word == wanted], notes

@@ -86,19 +86,8 @@ def load(
     if path.suffix.lower() == parquet.SUFFIX and path.is_file():
         return _from_tables(path, wanted)
     with open_container(path) as container:
-        form = next((form for form in _FORMS if form.present(container)), None)
-        if split == "unlabeled" and form is not stl10:
-            raise ValueError(f"{path} is not STL-10: only that has an unlabelled split.")
-        if form is not None:
-            found = _named(form.read(container, split), path)
-            return _from_arrays(found, str(path), wanted)
-        if twemoji.present(container):
-            listing = twemoji.list_pictures(container, path, split, labels)
-            credited = replace(container, where=f"{path} ({twemoji.CREDIT})")
-            return _from_files(credited, listing, "twemoji", wanted)
         if not parquet.present(container):
-            listing = list_images(container, split, labels)
-            return _from_files(container, listing, _name(path), wanted)
+            return _from_container(container, path, wanted)
     return _from_tables(path, wanted)
 
 
@@ -220,6 +209,20 @@ def _from_arrays(found: Arrays, source: str, wanted: _Wanted) -> ImageData:
     if any(new > old for new, old in zip(wanted.size or (), whole.size)):
         notes = (*notes, enlarged_note(len(whole)))
     return replace(whole, images=torch.from_numpy(fitted), notes=notes)
+
+
+def _from_container(container: Container, path: Path, wanted: _Wanted) -> ImageData:
+    form = next((form for form in _FORMS if form.present(container)), None)
+    if wanted.split == "unlabeled" and form is not stl10:
+        raise ValueError(f"{path} is not STL-10: only that has an unlabelled split.")
+    if form is not None:
+        return _from_arrays(_named(form.read(container, wanted.split), path), str(path), wanted)
+    if twemoji.present(container):
+        listing = twemoji.list_pictures(container, path, wanted.split, wanted.labels)
+        credited = replace(container, where=f"{path} ({twemoji.CREDIT})")
+        return _from_files(credited, listing, "twemoji", wanted)
+    listing = list_images(container, wanted.split, wanted.labels)
+    return _from_files(container, listing, _name(path), wanted)
 
 
 def _from_tables(path: Path, wanted: _Wanted) -> ImageData:
