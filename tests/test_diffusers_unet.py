@@ -57,7 +57,7 @@ def test_a_table_without_no_class_gets_a_row_of_zeros() -> None:
 )
 def test_what_has_no_counterpart_is_refused_by_name(key: str, value: Any) -> None:
     named = value[-1] if isinstance(value, list) else value
-    shown = "null" if key == "norm_num_groups" else repr(named)
+    shown = "null" if value is None else repr(named)
     with pytest.raises(ValueError, match=f"{key} = {shown}"):
         read_config({**SOURCE_000, key: value})
 

@@ -132,12 +132,12 @@ def peer_of(config: dict[str, Any]) -> nn.Module:
     return model(**{key: value for key, value in config.items() if not key.startswith("_")}).eval()
 
 
-def jiggled(network: nn.Module, seed: int = 0) -> nn.Module:
+def jiggled(network: nn.Module, seed: int = 0, by: float = 0.1) -> nn.Module:
     """With no weight left at a value such as 0 or 1, at which a mistake could hide."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter += by * torch.randn(parameter.shape, generator=generator).to(parameter)
     return network.eval()
 
 
@@ -203,7 +203,7 @@ def largest(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max().clamp(min=1)).item()
 
 
-@pytest.mark.parametrize("seed", range(32))
+@pytest.mark.parametrize("seed", range(20))
 def test_outputs_are_those_of_diffusers(seed: int) -> None:
     config = random_config(seed)
     size = (2 * config["sample_size"], config["sample_size"])
@@ -212,7 +212,7 @@ def test_outputs_are_those_of_diffusers(seed: int) -> None:
 
 
 def test_the_random_configurations_meet_every_branch() -> None:
-    drawn = [random_config(seed) for seed in range(32)]
+    drawn = [random_config(seed) for seed in range(20)]
     for key in drawn[0].keys() - {CLASSES}:
         assert len({str(config[key]) for config in drawn}) > 1, key
 
@@ -249,7 +249,7 @@ def test_a_seed_gives_the_first_weights_that_it_gives_diffusers(seed: int) -> No
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("seed", range(32))
+@pytest.mark.parametrize("seed", range(20))
 def test_our_weights_load_into_diffusers(seed: int) -> None:
     config = read_config(random_config(seed))
     ours = jiggled(config.build(), seed)

@@ -59,12 +59,14 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 def choice(settings: Mapping[str, Any], key: str, table: Mapping[Any, Any], file: str) -> Any:
     """What the table has for a setting. Raises: ValueError, by name, where it has nothing."""
     value = settings[key]
-    if value not in table:
-        known = ", ".join(repr(name) for name in table)
-        raise ValueError(
-            f"{file} has {key} = {value!r}, which has no counterpart here; {known} can be read."
-        )
-    return table[value]
+    for name, meant in table.items():  # one by one, since a value may be a list
+        if name == value:
+            return meant
+    shown = "null" if value is None else repr(value)
+    known = ", ".join("null" if name is None else repr(name) for name in table)
+    raise ValueError(
+        f"{file} has {key} = {shown}, which has no counterpart here; {known} can be read."
+    )
 
 
 def read_config(raw: Mapping[str, Any], file: str = "config.json") -> UNet2DConfig:

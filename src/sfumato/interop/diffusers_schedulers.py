@@ -1,0 +1,280 @@
+"""diffusers' scheduler_config.json as process, parameterization and sampling, and back.
+
+    DDPMScheduler                  Ancestral       any spacing
+    DDIMScheduler                  DDIM            any spacing
+    DPMSolverMultistepScheduler    DPMSolverPP2M   trailing spacing; others walk grids of their own
+    EulerDiscreteScheduler         DDIM            trailing spacing; Euler's method on sigma / alpha
+
+Every key is used, or without effect there too, or refused by name.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import Run, SamplingConfig
+from ..discrete import (
+    MAX_BETA,
+    CosineBetas,
+    DiscreteVP,
+    LinearBetas,
+    ScaledLinearBetas,
+    SigmoidBetas,
+    SignalLeftWarning,
+)
+from ..grids import Grid, LeadingGrid, LinspaceGrid, TrailingGrid
+from ..parameterization import Parameterization, PredictData, PredictNoise, PredictV
+from ..solvers import DDIM, Ancestral, DPMSolverPP2M, Solver
+from .diffusers_unet import choice
+
+FILE = "scheduler_config.json"
+TABLE = {  # what a missing key means, and what may be said of the betas
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+    "prediction_type": "epsilon",
+    "steps_offset": 0,
+}
+THRESHOLD = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
+CLIP = {"clip_sample": True, "clip_sample_range": 1.0, "timestep_spacing": "leading"}
+SPECIAL_GRIDS = {
+    **{"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False},
+    "final_sigmas_type": "zero",
+    "timestep_spacing": "linspace",
+}
+DEFAULTS: dict[str, dict[str, Any]] = {  # of diffusers 0.42's constructors
+    "DDPMScheduler": {**TABLE, **THRESHOLD, **CLIP, "variance_type": "fixed_small"},
+    "DDIMScheduler": {**TABLE, **THRESHOLD, **CLIP, "set_alpha_to_one": True},
+    "DPMSolverMultistepScheduler": {
+        **{**TABLE, **THRESHOLD, **SPECIAL_GRIDS},
+        **{"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"},
+        **{"lower_order_final": True, "euler_at_final": False, "use_lu_lambdas": False},
+        **{"use_flow_sigmas": False, "flow_shift": 1.0, "lambda_min_clipped": -float("inf")},
+        **{"variance_type": None, "use_dynamic_shifting": False},
+        "time_shift_type": "exponential",
+    },
+    "EulerDiscreteScheduler": {
+        **{**TABLE, **SPECIAL_GRIDS, "interpolation_type": "linear", "timestep_type": "discrete"},
+        **{"sigma_min": None, "sigma_max": None},
+    },
+}
+NEUTRAL: dict[str, Any] = {  # keys without a counterpart: only at the value that does nothing
+    **{"trained_betas": None, "thresholding": False, "set_alpha_to_one": True},
+    **{"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False},
+    **{"final_sigmas_type": "zero", "algorithm_type": "dpmsolver++", "solver_type": "midpoint"},
+    **{"use_lu_lambdas": False, "use_flow_sigmas": False, "use_dynamic_shifting": False},
+    **{"lambda_min_clipped": -float("inf"), "interpolation_type": "linear"},
+    **{"timestep_type": "discrete", "sigma_min": None, "sigma_max": None},
+}
+BETAS = {"linear": LinearBetas, "scaled_linear": ScaledLinearBetas, "sigmoid": SigmoidBetas}
+COSINE = "squaredcos_cap_v2"
+PREDICTS: dict[str, Any] = {
+    "epsilon": PredictNoise,
+    "sample": PredictData,
+    "v_prediction": PredictV,
+}
+VARIANCES = {  # fixed_large_log is the root of a logarithm in diffusers: not a number
+    **{"fixed_small": 0.0, "fixed_small_log": 0.0, "fixed_large": 1.0},
+    "learned_range": None,
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a scheduler_config.json says, in our terms. notes: where diffusers departs from it."""
+
+    process: DiscreteVP
+    parameterization: Parameterization
+    sampling: SamplingConfig
+    learned_variance: bool
+    notes: tuple[str, ...]
+
+
+def read_schedule(raw: Mapping[str, Any]) -> Schedule:
+    """What a scheduler_config.json says.
+
+    Raises: ValueError, naming the key, for what has no counterpart.
+    """
+    defaults = choice({"_class_name": None, **raw}, "_class_name", DEFAULTS, FILE)
+    settings = {**defaults, **{key: value for key, value in raw.items() if key in defaults}}
+    for key in NEUTRAL.keys() & defaults.keys():
+        choice(settings, key, {NEUTRAL[key]: None}, FILE)
+    steps = settings["num_train_timesteps"]
+    process, notes = process_of(settings)
+    predict = choice(settings, "prediction_type", PREDICTS, FILE)(steps, -1.0)
+    predict.check(process)
+    sampling = sampling_of(raw["_class_name"], settings)
+    unread = [key for key in raw if key not in defaults and not key.startswith("_")]
+    if unread:
+        notes += (f"{raw['_class_name']} itself does not read {', '.join(unread)}.",)
+    learned = settings.get("variance_type") == "learned_range"
+    notes += departures(raw["_class_name"], settings)
+    return Schedule(process, predict, sampling, learned, notes)
+
+
+def process_of(settings: Mapping[str, Any]) -> tuple[DiscreteVP, tuple[str, ...]]:
+    """The table of betas, and what is to be said of it."""
+    steps, zero = settings["num_train_timesteps"], settings["rescale_betas_zero_snr"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SignalLeftWarning)
+        process: DiscreteVP
+        if settings["beta_schedule"] == COSINE:
+            process = CosineBetas(steps, zero_terminal_snr=zero)
+        else:
+            make = choice(settings, "beta_schedule", {**BETAS, COSINE: None}, FILE)
+            ends = settings["beta_start"], settings["beta_end"]
+            process = make(steps, *ends, rescaled=False, zero_terminal_snr=zero)
+    return process, tuple(str(warning.message) for warning in caught)
+
+
+def grid_of(settings: Mapping[str, Any]) -> Grid:
+    grids: dict[str, Grid] = {
+        "leading": LeadingGrid(settings["steps_offset"]),
+        "trailing": TrailingGrid(),
+        "linspace": LinspaceGrid(),
+    }
+    grid: Grid = choice(settings, "timestep_spacing", grids, FILE)
+    return grid
+
+
+def sampling_of(name: str, settings: Mapping[str, Any]) -> SamplingConfig:
+    """How the scheduler's pipeline samples, in the number of steps that it takes by itself."""
+    total = settings["num_train_timesteps"]
+    if name == "DDPMScheduler":
+        solver: Solver = Ancestral(choice(settings, "variance_type", VARIANCES, FILE))
+        steps = total
+    elif name == "DDIMScheduler":
+        solver, steps = DDIM(), 50
+    else:
+        choice(settings, "timestep_spacing", {"trailing": None}, FILE)
+        orders: dict[int, Solver] = {1: DDIM(), 2: DPMSolverPP2M()}
+        solver = choice({"solver_order": 1, **settings}, "solver_order", orders, FILE)
+        steps = 25
+    if settings["steps_offset"] and settings["timestep_spacing"] == "leading":
+        steps = min(steps, total // 2)  # a stride of 1 has no room for an offset
+    clipped = settings.get("clip_sample", False)
+    if clipped:
+        choice(settings, "clip_sample_range", {1.0: None}, FILE)
+    return SamplingConfig(solver, grid_of(settings), max(1, min(steps, total)), clipped=clipped)
+
+
+def departures(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where the same settings give another image in diffusers."""
+    spacing, notes = settings["timestep_spacing"], []
+    if name == "DDIMScheduler" and settings["clip_sample"]:
+        notes.append(
+            "diffusers' DDIM clips x0 and keeps eps; here eps follows the clipped x0, as there "
+            "with use_clipped_model_output=True."
+        )
+    if name == "DDIMScheduler" and spacing != "leading":
+        notes.append(
+            f"diffusers' DDIM steps by T // steps beside its {spacing} grid; here each step ends "
+            "where the next begins."
+        )
+    ends_above_0 = spacing == "trailing" or (spacing == "leading" and settings["steps_offset"])
+    if settings.get("variance_type") in ("fixed_large", "learned_range") and ends_above_0:
+        notes.append("diffusers adds noise in the last step of this grid; here it adds none.")
+    return tuple(notes)
+
+
+# ---- from a run to a scheduler
+
+
+def schedule_settings(run: Run) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """(scheduler's class, its settings, notes for people) of a run.
+
+    Raises: ValueError, naming what could be exported, where diffusers has no such scheduler.
+    """
+    process = discrete(run)
+    name, kind, notes = solver_settings(run)
+    settings = {
+        "num_train_timesteps": process.steps,
+        **betas_settings(process),
+        "rescale_betas_zero_snr": process.zero_terminal_snr,
+        "prediction_type": prediction_type(run.parameterization, process.steps),
+        "clip_sample": run.sampling.clipped,
+        **kind,
+    }
+    if name == "DDIMScheduler" and settings["beta_schedule"] == "sigmoid":
+        raise ValueError(
+            "diffusers' DDIMScheduler has no sigmoid betas; Ancestral can be exported."
+        )
+    spacing, more = grid_settings(run.sampling.grid)
+    settings |= spacing
+    notes += more + departures(name, settings)
+    return name, settings, (*notes, f"Call it with num_inference_steps={run.sampling.steps}.")
+
+
+def discrete(run: Run) -> DiscreteVP:
+    """The run's process, if it is one of a table of betas."""
+    if isinstance(run.process, DiscreteVP):
+        return run.process
+    raise ValueError(
+        f"the run's process is {run.process}; diffusers' schedulers for UNet2DModel hold tables of "
+        "betas. Runs on LinearBetas, ScaledLinearBetas, SigmoidBetas or CosineBetas can be "
+        "exported."
+    )
+
+
+def betas_settings(process: DiscreteVP) -> dict[str, Any]:
+    """What names the table of betas."""
+    match process:
+        case CosineBetas(offset=0.008, max_beta=0.999):
+            return {"beta_schedule": COSINE}
+        case LinearBetas() | ScaledLinearBetas() | SigmoidBetas():
+            factor = 1000 / process.steps if process.rescaled else 1.0
+            start, end = process.beta_start * factor, process.beta_end * factor
+            if max(start, end) <= MAX_BETA:
+                name = next(name for name, cls in BETAS.items() if cls is type(process))
+                return {"beta_schedule": name, "beta_start": start, "beta_end": end}
+    raise ValueError(
+        f"diffusers has no name for the betas of {process}: cosine betas are there only at offset "
+        "0.008 and max_beta 0.999, others only where none is capped."
+    )
+
+
+def prediction_type(parameterization: Parameterization, steps: int) -> str:
+    """The name of what the network predicts, told its step as 0 ... steps - 1."""
+    for name, cls in PREDICTS.items():
+        if parameterization == cls(float(steps), -1.0):
+            return name
+    raise ValueError(
+        f"the run's parameterization is {parameterization}; diffusers tells networks the index of "
+        f"the step. Runs with PredictNoise, PredictData or PredictV and time_scale={steps}, "
+        "time_offset=-1 can be exported."
+    )
+
+
+def solver_settings(run: Run) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """The scheduler's class for the run's solver, what it alone is told, and notes."""
+    solver = run.sampling.solver
+    if run.learned_variance:
+        said = () if solver == Ancestral(None) else ("Its learned variance is used in sampling.",)
+        return "DDPMScheduler", {"variance_type": "learned_range"}, said
+    match solver:
+        case Ancestral(variance_mix=0.0):
+            return "DDPMScheduler", {"variance_type": "fixed_small"}, ()
+        case Ancestral(variance_mix=1.0):
+            return "DDPMScheduler", {"variance_type": "fixed_large"}, ()
+        case DDIM(eta=0.0):
+            return "DDIMScheduler", {}, ()
+        case DDIM(eta=eta):
+            return "DDIMScheduler", {}, (f"Call it with eta={eta:g}.",)
+    return "DDIMScheduler", {}, (f"{solver} has no pipeline in diffusers; DDIM stands for it.",)
+
+
+def grid_settings(grid: Grid) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What names the grid, and notes."""
+    match grid:
+        case LeadingGrid(offset=offset):
+            return {"timestep_spacing": "leading", "steps_offset": offset}, ()
+        case TrailingGrid():
+            return {"timestep_spacing": "trailing", "steps_offset": 0}, ()
+        case LinspaceGrid():
+            return {"timestep_spacing": "linspace", "steps_offset": 0}, ()
+    note = f"{grid} has no name in diffusers; trailing spacing stands for it."
+    return {"timestep_spacing": "trailing", "steps_offset": 0}, (note,)
