@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from dit_layout import XL2
 from sfumato.bound import Hybrid
+from sfumato.discrete import CosineBetas, LinearBetas
 from sfumato.interop import dit
 from sfumato.interop.dit_layouts import (
     check_positions,
@@ -19,11 +20,12 @@ from sfumato.interop.dit_layouts import (
     to_original,
 )
 from sfumato.networks.dit import DiTConfig, dit_size, positions
-from sfumato.parameterization import PredictNoise
+from sfumato.parameterization import PredictNoise, PredictV
+from sfumato.solvers import DDIM
 from test_networks import alive, close
 
-LATENT = DiTConfig(in_channels=4, out_channels=8, patch=2, depth=3, width=384, heads=6, classes=5)
-SMALL = replace(LATENT, width=24, heads=2)  # heads that no file tells
+LATENT = DiTConfig(in_channels=4, out_channels=8, patch=2, depth=1, width=384, heads=6, classes=5)
+SMALL = replace(LATENT, depth=3, width=24, heads=2)  # heads that no file tells
 THEIRS = replace(SMALL, frequency_shift=1, mlp_eps=1e-5)
 
 
@@ -256,24 +258,38 @@ def test_each_departure_of_diffusers_is_seen(change):
     assert (ours - theirs).abs().max() > 1e-3
 
 
+def folder_of(model, folder, schedule):
+    """A pipeline's folder as diffusers writes it, but for the autoencoder."""
+    model.save_pretrained(folder / "transformer")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
+    labels = {str(i): f"class {i}" for i in range(5)}
+    (folder / "model_index.json").write_text(json.dumps({"id2label": labels}))
+    return tuple(labels.values())
+
+
 def test_a_pipelines_folder_is_read(tmp_path):
     model = peer(LATENT)
-    model.save_pretrained(tmp_path / "transformer")
-    (tmp_path / "scheduler").mkdir()
-    schedule = tmp_path / "scheduler" / "scheduler_config.json"
-    schedule.write_text('{"beta_schedule": "linear", "num_train_timesteps": 1000}')
-    labels = {str(i): f"class {i}" for i in range(5)}
-    (tmp_path / "model_index.json").write_text(json.dumps({"id2label": labels}))
+    said = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    classes = folder_of(model, tmp_path, {"_class_name": "DDIMScheduler", **said})
     found = dit.read(tmp_path)
     assert found is not None
-    assert found.shape == (4, 8, 8)
-    assert found.class_names == tuple(labels.values())
+    assert (found.shape, found.class_names) == ((4, 8, 8), classes)
     network = found.run.network.build().eval()
     network.load_state_dict(found.weights)
     close(*both(network, model), tolerance=1e-5)
-    schedule.write_text('{"beta_schedule": "squaredcos_cap_v2"}')
-    with pytest.raises(ValueError, match=r"beta_schedule is 'squaredcos_cap_v2'; only 'linear'"):
-        dit.read(tmp_path)
+    assert found.run.process == CosineBetas(1000)
+    assert found.run.parameterization == PredictV(1000.0, -1.0)
+    assert (found.run.sampling.solver, found.run.sampling.guidance) == (DDIM(), 4.0)
+    assert dit.GUESSED not in found.notes
+
+
+def test_a_bare_transformers_folder_says_that_the_process_is_guessed(tmp_path):
+    peer(LATENT).save_pretrained(tmp_path)
+    found = dit.read(tmp_path)
+    assert found is not None
+    assert found.run.process == LinearBetas(1000)
+    assert dit.GUESSED in found.notes
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 How the weights lie in both is told in dit_layouts.
 """
 
-import json
+from dataclasses import replace
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from ..config import DataConfig, Run, SamplingConfig
 from ..discrete import LinearBetas
 from ..grids import LinspaceGrid
 from ..networks.dit import DiTConfig
-from ..objective import Denoising, DiscreteTimes
+from ..objective import Denoising, DiscreteTimes, Objective
 from ..parameterization import PredictNoise
 from ..solvers import Ancestral
 from ..training import Constant, TrainConfig
+from .diffusers import find_weights, read_json, scheduler_in
+from .diffusers_schedulers import Schedule, read_schedule
 from .dit_layouts import POSITIONS, Weights, from_diffusers, from_original, tensors
 from .imported import Imported
 from .torch_files import Tree, read_tensors
@@ -24,7 +26,7 @@ from .torch_files import Tree, read_tensors
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 SIGNS = {"x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.attn.qkv.weight"}
 LATENT = 4  # channels of the autoencoder that the published models were trained on
-SCHEDULE = {"beta_schedule": "linear", "prediction_type": "epsilon", "num_train_timesteps": 1000}
+GUESSED = "The process is taken to be DDPM's: 1,000 linear betas, the noise predicted."
 
 
 def read(path: Path) -> Imported | None:
@@ -82,13 +84,17 @@ def imported(
 
 
 def notes_on(config: DiTConfig) -> tuple[str, ...]:
-    notes = ["The process is taken to be DDPM's: 1,000 linear betas, the noise predicted."]
+    notes = [GUESSED]
     if config.in_channels == LATENT:
         notes.append(
             f"It draws latents of {LATENT} channels: the autoencoder that it was trained on, "
             "Stable Diffusion's with factor 0.18215, has to be given as the codec."
         )
     return tuple(notes)
+
+
+def objective_of(learned: bool, steps: int) -> Objective:
+    return Hybrid(steps) if learned else Denoising(DiscreteTimes(steps))
 
 
 def run_of(name: str, config: DiTConfig, latent: bool) -> Run:
@@ -99,7 +105,7 @@ def run_of(name: str, config: DiTConfig, latent: bool) -> Run:
         data=DataConfig(source=""),
         process=LinearBetas(1000),
         parameterization=PredictNoise(time_scale=1000.0, time_offset=-1.0),
-        objective=Hybrid() if learned else Denoising(DiscreteTimes(1000)),
+        objective=objective_of(learned, 1000),
         network=config,
         train=TrainConfig(
             steps=400_000, batch=256, lr=1e-4, warmup_steps=0, decay=Constant(),
@@ -119,37 +125,40 @@ def read_folder(folder: Path) -> Imported | None:
     inner = inner if inner.is_dir() else folder
     if not (inner / "config.json").exists():
         return None
-    described = json.loads((inner / "config.json").read_bytes())
+    described = read_json(inner / "config.json")
     if not is_dit(described):
         return None
-    check_schedule(folder / "scheduler" / "scheduler_config.json")
-    safe = inner / "diffusion_pytorch_model.safetensors"
-    state = tensors(read_tensors(safe if safe.exists() else safe.with_suffix(".bin")))
-    config, weights = from_diffusers(described, state)
+    config, weights = from_diffusers(described, tensors(read_tensors(find_weights(inner))))
     notes = () if config.shared_embedding else ("Each block has an embedding of its own.",)
     names = class_names(folder / "model_index.json")
     side = described.get("sample_size", 32)
-    return imported(folder, config, weights, side, notes=notes, class_names=names)
+    found = imported(folder, config, weights, side, notes=notes, class_names=names)
+    file = scheduler_in(folder)
+    return found if file is None else scheduled(found, read_schedule(read_json(file)))
 
 
-def is_dit(described: Any) -> bool:
+def scheduled(found: Imported, schedule: Schedule) -> Imported:
+    """The same with the process and the sampling of its pipeline's scheduler."""
+    run = found.run
+    run = replace(
+        run,
+        process=schedule.process,
+        parameterization=schedule.parameterization,
+        objective=objective_of(run.learned_variance, schedule.process.steps),
+        sampling=replace(schedule.sampling, guidance=run.sampling.guidance),
+    )
+    notes = tuple(note for note in found.notes if note != GUESSED) + schedule.notes
+    return replace(found, run=run, notes=notes)
+
+
+def is_dit(described: dict[str, Any]) -> bool:
     """Whether config.json is of DiTTransformer2DModel, by its present name or the older one."""
-    if not isinstance(described, dict):
-        return False
     name = described.get("_class_name")
     older = name == "Transformer2DModel" and described.get("norm_type") == "ada_norm_zero"
     return name == "DiTTransformer2DModel" or older
 
 
-def check_schedule(path: Path) -> None:
-    """Raise ValueError where a scheduler is there and not DDPM's own."""
-    described = json.loads(path.read_bytes()) if path.exists() else {}
-    for name, value in SCHEDULE.items():
-        if described.get(name, value) != value:
-            raise ValueError(f"{path}: {name} is {described[name]!r}; only {value!r} can be read")
-
-
 def class_names(path: Path) -> tuple[str, ...]:
     """The pipeline's id2label, in order; nothing where it has none."""
-    labels = json.loads(path.read_bytes()).get("id2label") if path.exists() else None
+    labels = read_json(path).get("id2label") if path.exists() else None
     return tuple(labels[key] for key in sorted(labels, key=int)) if labels else ()
