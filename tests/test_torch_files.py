@@ -273,8 +273,9 @@ def test_a_pickle_may_not_ask_for_memory_or_change_what_it_made(tmp_path):
     hungry = b"\x80\x02}" + pickle.LONG_BINPUT + struct.pack("<I", 2**31) + b"."
     with pytest.raises(ValueError, match="memory"):
         read_tensors(write_zip(tmp_path / "memo.pt", hungry))
-    built = tensor_pickle()[:-1] + b"0ctorch\nFloatStorage\n}X\x01\x00\x00\x00aK\x01sb."
-    with pytest.raises(ValueError, match=r"changes what it has made|uses POP"):
+    one = b"X\x01\x00\x00\x00"  # BINUNICODE of one letter
+    built = b"\x80\x02}" + one + b"wctorch\nFloatStorage\n}" + one + b"aK\x01sbs."
+    with pytest.raises(ValueError, match="changes what it has made"):
         read_tensors(write_zip(tmp_path / "build.pt", built, [bytes(16)]))
 
 
