@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from sfumato import checkpoint
 from sfumato.__main__ import main
@@ -43,14 +46,13 @@ def sfumato(
     return call
 
 
-def pipeline(folder: Path, classes: int = 0, channels: int = 3, size: int = 8) -> dict:
+def pipeline(folder: Path, classes: int = 0) -> dict[str, torch.Tensor]:
     """A pipeline's folder, saved by diffusers; the weights in it."""
     import diffusers
 
     from test_diffusers_pipeline import UNET
 
-    shape = {"sample_size": size, "in_channels": channels, "out_channels": channels}
-    unet = diffusers.UNet2DModel(**{**UNET, **shape}, num_class_embeds=classes or None)
+    unet = diffusers.UNet2DModel(**UNET, num_class_embeds=classes or None)
     diffusers.DDIMPipeline(jiggled(unet), diffusers.DDIMScheduler()).save_pretrained(folder)
     return unet.state_dict()
 
@@ -86,11 +88,21 @@ def test_import_sample_export(sfumato: Command, tmp_path: Path) -> None:
     )
 
 
+def pictures(folder: Path) -> None:
+    """Forty-two, 8 x 8, in three classes."""
+    generator = np.random.default_rng(0)
+    for number in range(42):
+        path = folder / "abc"[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+
+
 def test_an_imported_run_goes_on_where_the_data_are_known(sfumato: Command, tmp_path: Path) -> None:
-    pipeline(tmp_path / "theirs", classes=10, channels=1, size=28)
-    sfumato("import", "theirs", "--data", "digits", "--out", "here")
+    pictures(tmp_path / "pictures")
+    pipeline(tmp_path / "theirs", classes=3)
+    sfumato("import", "theirs", "--data", "pictures", "--out", "here")
     card = read_card(tmp_path / "here")
-    assert card.class_names == tuple("0123456789")
+    assert (card.class_names, card.images) == (("a", "b", "c"), 42)
     quick = ("--previews", "0", "--sample-steps", "2", "--device", "cpu", "--micro-batch", "16")
     printed = sfumato("train", "here", "--steps", "2", *quick)
     assert "goes on at step 0" in printed
@@ -98,9 +110,10 @@ def test_an_imported_run_goes_on_where_the_data_are_known(sfumato: Command, tmp_
 
 
 def test_data_of_another_shape_are_refused(sfumato: Command, tmp_path: Path) -> None:
-    pipeline(tmp_path / "theirs", classes=3, channels=1, size=28)
-    with pytest.raises(SystemExit, match=r"in 10 classes; the model is for \(1, 28, 28\) in 3"):
-        sfumato("import", "theirs", "--data", "digits")
+    pictures(tmp_path / "pictures")
+    pipeline(tmp_path / "theirs", classes=2)
+    with pytest.raises(SystemExit, match=r"in 3 classes; the model is for \(3, 8, 8\) in 2"):
+        sfumato("import", "theirs", "--data", "pictures")
     assert not (tmp_path / "runs").exists()
 
 
@@ -115,9 +128,9 @@ def test_what_is_there_is_not_overwritten(sfumato: Command, tmp_path: Path) -> N
 
 
 def test_what_is_unknown_is_named(sfumato: Command, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("hello")
+    save_file({"weight": torch.ones(1)}, tmp_path / "odd.safetensors")
     with pytest.raises(SystemExit, match=r"is of no known format\. These can be imported: a diff"):
-        sfumato("import", "notes.txt")
+        sfumato("import", "odd.safetensors")
     with pytest.raises(SystemExit, match="nowhere is not there"):
         sfumato("import", "nowhere")
 
