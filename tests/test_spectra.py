@@ -1,6 +1,6 @@
 """A spectrum adds up to the image's energy, and of Gaussian data low frequencies come first."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from PIL import Image
 
 from sfumato.grids import karras_times
 from sfumato.pictures import read_settings
-from sfumato.plots import EMA, TRAIN
+from sfumato.plots import EMA, RAW, TRAIN
 from sfumato.prediction import Prediction
 from sfumato.process import Karras
 from sfumato.sampling import trajectory
@@ -20,11 +20,13 @@ from sfumato.spectra import (
     arrival_of,
     draw_spectra,
     hann,
+    radial_likeness,
     radial_power,
     rank_correlation,
     ranks,
     reached,
     rings,
+    settled_of,
     spectra_of,
     spectrum_figure,
     whole,
@@ -113,6 +115,35 @@ def test_images_are_averaged_not_their_sum():
     images = normal(600, 2, 8, 8)  # more than are transformed at once
     each = torch.stack([radial_power(image[None])[1] for image in images]).mean(0)
     torch.testing.assert_close(radial_power(images)[1], each)
+
+
+def test_likeness_is_one_to_itself_whatever_its_colour():
+    images = normal(300, 2, 12, 9)
+    for other, wanted in ((images, 1.0), (3 * images, 1.0), (-images, -1.0), (0 * images, 0.0)):
+        frequencies, likeness = radial_likeness(images, other)
+        assert torch.equal(frequencies, radial_power(images)[0])
+        torch.testing.assert_close(likeness, torch.full_like(likeness, wanted))
+    power = power_law(16)  # the same in a ring: a filter is no unlikeness
+    likeness = radial_likeness(field(power, 1), field(power.sqrt(), 1))[1]
+    torch.testing.assert_close(likeness, torch.ones_like(likeness))
+
+
+def test_likeness_knows_where_things_are():
+    wave = torch.cos(2 * torch.pi * 3 * torch.arange(16.0) / 16).expand(1, 1, 16, 16)
+    for shift in range(16):
+        likeness = radial_likeness(wave, wave.roll(shift, 3))[1]
+        assert likeness[3].item() == pytest.approx(np.cos(2 * np.pi * 3 * shift / 16), abs=1e-6)
+    with pytest.raises(ValueError, match="give the same seeds twice"):
+        radial_likeness(wave, wave[..., 1:])
+
+
+def test_an_estimate_is_like_the_truth_as_far_as_the_noise_lets_it():
+    power, sigma = power_law(16), 1.3
+    truth = field(power, 5, 300)
+    noisy = truth + sigma * normal(300, 1, 16, 16, seed=6)
+    estimate = torch.fft.ifft2(power / (power + sigma**2) * torch.fft.fft2(noisy)).real
+    wanted = ring_means(power / (power + sigma**2)).sqrt()
+    torch.testing.assert_close(radial_likeness(estimate, truth)[1], wanted, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (3, 8, 8)])
@@ -255,6 +286,22 @@ def test_rings_that_never_come_near_count_as_last():
     assert found.correlation > 0.9
 
 
+def test_settling_is_measured_against_the_last_images():
+    power = power_law(16)
+    final, sigmas = field(power, 1), [4.0, 2.0, 1.0, 0.5, 0.25, 0.0]
+    batches = [final + s * field(torch.ones_like(power), 2) for s in sigmas]
+    spectra = spectra_of(batches, sigmas, final=final)
+    likeness = torch.stack([radial_likeness(batch, final)[1] for batch in batches])
+    assert torch.equal(spectra.likeness, likeness)
+    found = settled_of(spectra, 0.8)
+    index = reached(likeness, torch.ones(likeness.shape[1]), 0.8)[1:9]
+    assert found.low == sigmas[index[:3].median()]
+    assert found.low > found.high
+    assert found.share == 0.8
+    with pytest.raises(ValueError, match="have no likeness"):
+        settled_of(spectra_of(batches, sigmas))
+
+
 def test_images_too_small_for_an_order_are_refused():
     spectra = spectra_of([normal(1, 1, 4, 4)], [0])
     with pytest.raises(ValueError, match="2 rings are too few"):
@@ -275,7 +322,8 @@ def test_batches_and_places_go_together():
 
 def test_the_figure_shows_the_spectra_and_where_they_arrive(sampled, tmp_path):
     power, spectra = sampled
-    figure = draw_spectra(power, spectra, spectra)
+    alike = spectra.power / power  # stands in for a likeness: below 1, rising
+    figure = draw_spectra(power, replace(spectra, likeness=alike), spectra)
     training, sampling, steps, levels = figure.axes
     inner = whole(spectra.frequencies)
     first, data = training.lines[0], training.lines[-1]
@@ -286,6 +334,9 @@ def test_the_figure_shows_the_spectra_and_where_they_arrive(sampled, tmp_path):
     for axes in (steps, levels):
         (line,) = (line for line in axes.lines if to_hex(line.get_color()) == to_hex(TRAIN))
         assert line.get_ydata().tolist() == [spectra.at[k] for k in index]
+    (settled,) = (line for line in steps.lines if to_hex(line.get_color()) == to_hex(RAW))
+    wanted = reached(alike, torch.ones_like(power), 0.9)[inner].tolist()
+    assert settled.get_ydata().tolist() == [spectra.at[k] for k in wanted]
     (exact,) = (line for line in levels.lines if to_hex(line.get_color()) == to_hex(EMA))
     assert np.allclose(exact.get_ydata(), power[inner].sqrt())
     spectrum_figure(power, tmp_path / "a.png", spectra, spectra, settings={"step": 3})

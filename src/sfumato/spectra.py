@@ -13,10 +13,14 @@ Of Gaussian data with power P, the exact denoiser's estimate of x_0 has, at alph
 
 (the Wiener filter P / (P + sigma^2) applied to data and noise, P + sigma^2), so that a ring holds
 half of its power when sigma^2 falls to P: where P falls with f, low frequencies come first, by
-theorem. Whether a trained network and its training do the same is measured here.
+theorem. Whether a trained network and its training do the same is measured here. Power alone is not
+structure: noise of the right colour has it. So where the same seeds are drawn again and again, the
+likeness to the last ones is measured too, over images and channels and the f of a ring:
+
+    L_k = Re sum X(f) conj Y(f) / sqrt(sum |X(f)|^2 sum |Y(f)|^2),    from -1 to 1
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .plots import EMA, TRAIN, _colours, _figure, _plain, _save, _scale_y
+from .plots import EMA, RAW, TRAIN, _colours, _figure, _plain, _save, _scale_y
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 NYQUIST = 0.5  # cycles a pixel
 AT_ONCE = 256  # images transformed together
 CURVES = 7  # of a series that are drawn
+SETTLED = 0.9  # likeness
 
 
 def rings(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,17 +75,58 @@ def radial_power(images: Tensor, window: bool = False) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: no images, or of another shape.
     """
+    frequencies, counts, (total,) = _sums(lambda x: [x.abs().square()], [images], window)
+    return frequencies, total / counts / (images.shape[0] * images.shape[1])
+
+
+def radial_likeness(
+    images: Tensor, reference: Tensor, window: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(frequencies (K,), likeness (K,) from -1 to 1) of two batches (N, C, H, W), image by image.
+
+    0 where either has no power. Unlike power it knows where things are: of x0 and its estimate by
+    the exact denoiser of Gaussian data it is sqrt(P / (P + sigma^2)).
+
+    Raises:
+        ValueError: the batches differ in shape; see radial_power.
+    """
+    if images.shape != reference.shape:
+        raise ValueError(
+            f"images are {tuple(images.shape)}, those to compare with {tuple(reference.shape)}: "
+            "give the same seeds twice"
+        )
+    frequencies, _, sums = _sums(_products, [images, reference], window)
+    norm = (sums[1] * sums[2]).sqrt()
+    return frequencies, torch.where(norm > 0, sums[0] / norm.clamp(min=1e-300), 0.0)
+
+
+def _products(x: Tensor, y: Tensor) -> list[Tensor]:
+    return [(x * y.conj()).real, x.abs().square(), y.abs().square()]
+
+
+def _sums(
+    of: Callable[..., list[Tensor]], batches: Sequence[Tensor], window: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """(frequencies, counts, ring sums (K,) of what `of` makes of the transforms of the batches)."""
+    images = batches[0]
     if images.ndim != 4 or not images.numel():
-        raise ValueError(f"a spectrum needs images (N, C, H, W), at least one, not {images.shape}")
+        raise ValueError(
+            f"a spectrum needs images (N, C, H, W), at least one, not {tuple(images.shape)}"
+        )
     size = (images.shape[2], images.shape[3])
     ring, frequencies, counts = rings(*size)
     taper = hann(*size) if window else torch.ones(size, dtype=torch.float64)
-    total = torch.zeros(size, dtype=torch.float64)
-    for part in images.detach().cpu().split(AT_ONCE):
-        x = part.double() / 127.5 - 1 if part.dtype == torch.uint8 else part.double()
-        total += torch.fft.fft2(x * taper, norm="ortho").abs().square().sum((0, 1))
-    mean = total / (images.shape[0] * images.shape[1])
-    return frequencies, ring.flatten().bincount(mean.flatten()) / counts
+    totals: list[Tensor] = []
+    for parts in zip(*(batch.detach().cpu().split(AT_ONCE) for batch in batches)):
+        made = of(*(torch.fft.fft2(_wide(part) * taper, norm="ortho") for part in parts))
+        sums = [ring.flatten().bincount(values.sum((0, 1)).flatten()) for values in made]
+        totals = [total + more for total, more in zip(totals, sums)] if totals else sums
+    return frequencies, counts, totals
+
+
+def _wide(images: Tensor) -> Tensor:
+    """float64, pixels in [-1, 1]."""
+    return images.double() / 127.5 - 1 if images.dtype == torch.uint8 else images.double()
 
 
 def whole(frequencies: Tensor) -> Tensor:
@@ -94,27 +140,41 @@ class Spectra:
 
     at: S numbers, one a spectrum: steps of training, or noise levels sigma / alpha of sampling.
     frequencies: (K,); power: (S, K); both as radial_power gives them.
+    likeness: (S, K) to the last images of the same seeds, or None.
     """
 
     at: tuple[float, ...]
     frequencies: Tensor
     power: Tensor
+    likeness: Tensor | None = None
 
 
-def spectra_of(batches: Iterable[Tensor], at: Sequence[float], window: bool = False) -> Spectra:
+def spectra_of(
+    batches: Iterable[Tensor],
+    at: Sequence[float],
+    window: bool = False,
+    final: Tensor | None = None,
+) -> Spectra:
     """The spectrum of each batch (N, C, H, W): samples of checkpoints, or estimates of x0.
+
+    final: what each is compared with, for the likeness: the last samples of the same seeds.
 
     Raises:
         ValueError: another number of batches than of `at`, none, or images of different sizes.
     """
-    found = [radial_power(images, window) for images in batches]
+    found, alike = [], []
+    for images in batches:
+        found.append(radial_power(images, window))
+        if final is not None:
+            alike.append(radial_likeness(images, final, window)[1])
     sizes = {len(frequencies) for frequencies, _ in found}
     if len(found) != len(at) or len(sizes) != 1:
         raise ValueError(
             f"{len(found)} batches with {sorted(sizes)} rings came for {len(at)} places: give one "
             "for each, at least one, all of the same size"
         )
-    return Spectra(tuple(at), found[0][0], torch.stack([power for _, power in found]))
+    power = torch.stack([power for _, power in found])
+    return Spectra(tuple(at), found[0][0], power, torch.stack(alike) if alike else None)
 
 
 # --- which scales come first
@@ -165,7 +225,7 @@ class Arrival:
         reached; None where most of them were not.
     correlation: of frequency and place, by rank: 1 is "low first, details later" without exception.
     rings, missing: how many were looked at, and how many of them never came within.
-    share: see reached.
+    share: see reached; of likeness, the least that counts.
     """
 
     low: float | None
@@ -183,8 +243,27 @@ def arrival_of(spectra: Spectra, target: Tensor, share: float = 0.5) -> Arrival:
     Raises:
         ValueError: fewer than 3 such rings: an image of less than 6 pixels a side.
     """
+    return _arrival(spectra, reached(spectra.power, target, share), share)
+
+
+def settled_of(spectra: Spectra, share: float = 0.9) -> Arrival:
+    """When the rings up to half a cycle a pixel came to be like the last images, and stayed so.
+
+    Raises:
+        ValueError: the spectra have no likeness (spectra_of with final=...), or too few rings.
+    """
+    return _arrival(spectra, _settled(spectra, share), share)
+
+
+def _settled(spectra: Spectra, share: float) -> Tensor:
+    if spectra.likeness is None:
+        raise ValueError("these spectra have no likeness: make them by spectra_of(..., final=...)")
+    return reached(spectra.likeness, torch.ones_like(spectra.frequencies), share)
+
+
+def _arrival(spectra: Spectra, index: Tensor, share: float) -> Arrival:
     kept = whole(spectra.frequencies)
-    index = reached(spectra.power, target, share)[kept]
+    index = index[kept]
     if len(index) < 3:
         raise ValueError(
             f"{len(index)} rings are too few to order: take images of 6 pixels or more"
@@ -217,13 +296,19 @@ def _draw_powers(axes: "Axes", spectra: Spectra, target: Tensor, noise: bool) ->
 
 
 def _draw_reached(axes: "Axes", spectra: Spectra, target: Tensor, share: float) -> None:
+    """When each ring arrived, by power and, where it is known, by likeness."""
     kept = whole(spectra.frequencies)
-    index = reached(spectra.power, target, share)[kept]
-    places = torch.tensor([*spectra.at, float("nan")], dtype=torch.float64)[index].numpy()
     x = spectra.frequencies[kept].numpy()
-    axes.plot(x, places, color=TRAIN, marker="o", markersize=3.5, linewidth=1, label="measured")
+    places = torch.tensor([*spectra.at, float("nan")], dtype=torch.float64)
+    arrived = places[reached(spectra.power, target, share)[kept]].numpy()
+    label = f"power within a factor of {1 / share:g}"
+    axes.plot(x, arrived, color=TRAIN, marker="o", markersize=3.5, linewidth=1, label=label)
+    if spectra.likeness is not None:
+        settled = places[_settled(spectra, SETTLED)[kept]].numpy()
+        label = f"likeness to the last over {SETTLED:g}"
+        axes.plot(x, settled, color=RAW, marker="s", markersize=3.5, linewidth=1, label=label)
     axes.set_xscale("log")
-    _scale_y(axes, places)
+    _scale_y(axes, places[:-1].numpy())
 
 
 def _ticks(axes: "Axes", size: float) -> None:
@@ -247,9 +332,9 @@ def _draw_column(
         level = (target[kept] * (1 - share) / share).sqrt().numpy()
         x = spectra.frequencies[kept].numpy()
         below.plot(x, level, color=EMA, linestyle="--", linewidth=1.2, label="Gaussian data, exact")
-        below.legend(fontsize=8, loc="lower left")
     _plain(above, "Estimate of x0 while sampling" if noise else "Samples in training", "")
-    _plain(below, f"{name.capitalize()} from which on within a factor of {1 / share:g} of data", "")
+    _plain(below, f"{name.capitalize()} at which each frequency has come to stay", "")
+    below.legend(fontsize=8, loc="lower left" if noise else "upper left")
     below.set_xlabel("frequency, cycles a pixel")
     above.set_ylabel("power")
     below.set_ylabel(name)
