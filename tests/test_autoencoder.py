@@ -191,6 +191,16 @@ def test_eps_moves_the_latent_by_the_standard_deviation():
     assert torch.equal(decoded, model.decode(mean + eps * torch.exp(log_var / 2)))
 
 
+@pytest.mark.parametrize("quant_conv", [True, False])
+@torch.no_grad()
+def test_a_new_encoder_is_sure_of_itself(quant_conv):
+    """Every log variance is about -4, a standard deviation of 0.14."""
+    config = replace(TINY, quant_conv=quant_conv)
+    last = config.build().quant_conv or config.build().encoder.conv_out
+    assert torch.equal(last.bias[4:], torch.full((4,), -4.0))
+    assert last.bias[:4].abs().max() < 1
+
+
 @torch.no_grad()
 def test_half_precision_is_close_and_hands_out_float32():
     model = TINY.build()

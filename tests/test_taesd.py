@@ -148,15 +148,15 @@ def test_a_file_of_more_than_tensors_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"the weights are not at {WEIGHTS}")
-def test_taef2_reconstructs_photographs_to_27_db():
-    """29.6 dB over 16 of them; with 8 groups instead of 4 it would be 27.4, with 2 groups 24.7."""
+def test_taef2_reconstructs_photographs_to_29_db():
+    """29.6 dB over 16 of them, 29.4 over these; norms of 8 groups instead of 4 would give 27.3."""
     config, weights = read_taesd(WEIGHTS)
     assert config == TAEF2
     model = config.build()
     model.load_state_dict(weights)
     pictures = photographs(4)
     decoded, _ = reconstruct(model, pictures)
-    assert psnr(pictures, decoded).mean() > 27
+    assert psnr(pictures, decoded).mean() > 29
 
 
 def photographs(n):

@@ -125,6 +125,23 @@ class AutoencoderCodec:
         saved = open_codec(own if (own / CODEC).exists() else Path(self.weights))
         return replace(saved, means=self.means, stds=self.stds).codec(device)
 
+    def settled(self, images: Tensor) -> "AutoencoderCodec":
+        """See settled. A run that goes on is settled already: it has its own autoencoder."""
+        if self.f and self.means and self.stds:
+            return self
+        return settled(self, images, torch.device("cpu"))
+
+    def install(self, folder: Path) -> None:
+        """See install."""
+        install(self, folder)
+
+    def channels(self, image_channels: int) -> int:
+        return len(self.means)
+
+    def deviation(self, images: Tensor) -> float:
+        """1: latents are standardised."""
+        return 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class SavedCodec:

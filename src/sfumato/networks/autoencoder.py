@@ -23,6 +23,7 @@ from .unet import attend, check_images, pad_to_multiple, zeroed
 
 EPSILON = 1e-6  # of the norms: diffusers' for this network, where its U-Nets have 1e-5
 LOG_VAR_RANGE = (-30.0, 20.0)  # diffusers' and the original's; exp() of it is finite in float32
+FIRST_LOG_VAR = -4.0  # at the start: at 0 the noise drowns what the encoder has to say for long
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,8 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if config.quant_conv else None
         self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.post_quant_conv else None
+        last = self.encoder.conv_out if self.quant_conv is None else self.quant_conv
+        nn.init.constant_(last.bias[latent:], FIRST_LOG_VAR)  # type: ignore[index]
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, in_channels, H, W) in [-1, 1] to mean and log_var, each config.latent_shape(H, W).
