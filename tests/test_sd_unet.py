@@ -224,6 +224,7 @@ def test_any_size_comes_back_as_it_went_in(size, linear, with_conv):
 def test_without_convolutions_going_up_undoes_going_down():
     x, _ = images(size=(6, 4))
     close(Shrink(2, False)(Grow(2, False)(x)), x, 1e-6)
+    close(Shrink(2, False)(x), x.unflatten(3, (2, 2)).unflatten(2, (3, 2)).mean((3, 5)))
     assert not list(Shrink(2, False).parameters()) + list(Grow(2, False).parameters())
 
 
@@ -244,6 +245,13 @@ def test_a_new_network_returns_zero_and_all_of_it_learns():
     idle = [name for name, value in network.named_parameters() if not value.grad.any()]
     # a softmax does not see what is added to all of its entries, so nor does it see a key's bias
     assert {name.rpartition(".attn")[2] for name in idle} <= {".0.k.bias", ".1.k.bias", "_1.k.bias"}
+
+
+def test_dropout_is_there_in_training_alone():
+    network, (x, level) = alive(replace(SMALL, dropout=0.5).build()), images()
+    close(network(x, level), network(x, level), 0)
+    network.train()
+    assert (network(x, level) - network(x, level)).abs().max() > 1e-2
 
 
 def test_it_works_in_bf16():
