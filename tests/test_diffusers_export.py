@@ -76,7 +76,7 @@ RUNS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "options"), RUNS, ids=str)
+@pytest.mark.parametrize(("name", "changes", "options"), RUNS)
 def test_a_written_folder_draws_the_same_in_diffusers(
     name: str,
     changes: dict[str, Any],
@@ -98,7 +98,7 @@ def test_a_written_folder_draws_the_same_in_diffusers(
     assert (seen_images(ours[-1]) - images).abs().max() <= 1e-5 * ours[-1].abs().max().clamp(min=1)
 
 
-@pytest.mark.parametrize(("name", "changes", "options"), RUNS, ids=str)
+@pytest.mark.parametrize(("name", "changes", "options"), RUNS)
 def test_a_written_folder_is_read_back_as_it_was(
     name: str, changes: dict[str, Any], options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -138,6 +138,7 @@ def test_classes_survive_the_way_out_and_back(tmp_path: Path) -> None:
     ("changes", "complaint"),
     [
         ({"network": UNetConfig()}, "network is a UNetConfig; runs with a UNet2DConfig"),
+        ({"codec": "an autoencoder"}, "codec is an autoencoder; only runs on pixels"),
         ({"process": Karras()}, "Runs on LinearBetas, ScaledLinearBetas"),
         ({"process": CosineBetas(offset=0.01)}, "no name for the betas"),
         ({"process": LinearBetas(15), "parameterization": PredictNoise(15, -1)}, "no name for the"),

@@ -128,7 +128,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "settings", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "settings", "options"), CASES)
 def test_a_saved_pipeline_draws_the_same_here(
     name: str,
     settings: dict[str, Any],
