@@ -25,7 +25,7 @@ from .denoiser import Cond, Denoiser, OnProcess
 from .grids import karras_times
 from .guidance import map_cond
 from .likelihood import bits_per_dim, hutchinson, log_likelihood
-from .process import LinearVP, Process
+from .process import Karras, LinearVP, Process
 from .sampling import SeededNoise
 
 Progress = Callable[[int, int], None]  # (done, of)
@@ -180,14 +180,19 @@ def flow_bits(
     min_ratio: float = 0.002,
     progress: Progress | None = None,
 ) -> FlowBits:
-    """Bits of uint8 images, (N, C, H, W), by the probability-flow ODE, on any process.
+    """Bits of uint8 images, (N, C, H, W), by the probability-flow ODE of any denoiser.
+
+    It runs on EDM's clock, where its paths are straightest and images are not rescaled, whatever
+    the denoiser's own: the ODE's density does not depend on it.
 
     steps: of Heun, spaced as karras_times from sigma / alpha = min_ratio, a quarter of a bin, where
     x is taken for clean, to the largest up to 80. Two network calls and two backward passes each.
-    A network of T steps knows no less noise than the first of them: give that as min_ratio.
-    progress is called with the batches done and those wanted.
+    Their error is not in the estimate's: compare with twice the steps. A network of T steps knows
+    no less noise than the first of them: give that as min_ratio. progress is called with the
+    batches done and those wanted.
     """
     x0 = _encoded(codec or Pixels(), images)
+    denoiser = OnProcess(denoiser, Karras(min(80.0, denoiser.process.largest_ratio)))
     times = karras_times(denoiser.process, steps + 1, sigma_min=min_ratio)[:-1].flip(0)
     wanted, nats = -(-len(images) // batch), []
     for x, told, noise in _parts(x0, cond, seed, batch):

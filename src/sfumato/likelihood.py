@@ -48,6 +48,9 @@ def log_likelihood(
 ) -> Tensor:
     """log p(x) in nats, (B,), by Heun steps up `times`, (N + 1,), increasing from a t > 0 to t_max.
 
+    The trace is integrated by the trapezoidal rule in log t. Both are of second order: twice the
+    steps leave a quarter of the error.
+
     x at times[0] is taken for clean data, and x at t_max for N(0, sigma^2).
     """
     times = times.double().cpu()
@@ -66,7 +69,8 @@ def log_likelihood(
         slope, trace = divergence(field_at(t), x)
         slope_next, trace_next = divergence(field_at(s), x + step * slope)
         x = x + step * (slope + slope_next) / 2
-        total = total + (s - t).to(x) * (trace + trace_next) / 2
+        # In log t, where a trace that falls as 1 / t, as it does above the data's scale, is exact.
+        total = total + (s / t).log().to(x) * (t.to(x) * trace + s.to(x) * trace_next) / 2
     std = denoiser.process.sigma(times[-1]).to(x)
     return total + torch.distributions.Normal(0.0, std).log_prob(x).flatten(1).sum(1)
 
