@@ -1,6 +1,7 @@
 """Importance-sampled times against the paper's procedure, and Improved DDPM's strided sampling."""
 
 from collections import deque
+from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -9,7 +10,10 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+import tiny
 from conftest import DISCRETE, Draws, f64, name, normal, one_step
+from sfumato import checkpoint
+from sfumato.assembly import settle
 from sfumato.bound import VariationalBound, bound_term
 from sfumato.denoiser import NetworkDenoiser
 from sfumato.discrete import CosineBetas, LinearBetas
@@ -18,6 +22,7 @@ from sfumato.objective import Denoising, UniformTimes
 from sfumato.parameterization import PredictNoise, PredictV
 from sfumato.prediction import Prediction
 from sfumato.solvers import Ancestral
+from sfumato.training import train
 
 
 class PaperHistory:
@@ -207,6 +212,34 @@ def test_a_run_that_was_saved_and_read_back_is_the_run_that_never_stopped(stop_a
     assert want["loss_history.counts"].min() > 2
     assert got.keys() == want.keys()
     assert all(torch.equal(got[key], want[key]) for key in want)
+
+
+def of_a_real_run(hooks, state=None):
+    """A tiny run, by the loop and the checkpoints that all runs have."""
+    objective = ImportanceSampled(VariationalBound(10), steps=10, keep=3)
+    row = PredictNoise(10.0, -1.0)
+    config = replace(tiny.run(steps=20), parameterization=row, learned_variance=True)
+    config = replace(config, process=LinearBetas(10), objective=objective)
+    fresh, loss, batch_at, settings = tiny.parts(settle(config, tiny.images()))
+    if state is not None:
+        checkpoint.restore(fresh, checkpoint.files_of(state))
+
+    def remember(model, batch, losses):
+        objective.remember(model, batch["u"], losses)
+
+    train(fresh, loss, batch_at, settings, hooks, remember=remember)
+    return fresh, objective
+
+
+def test_a_real_run_resumes_bit_for_bit():
+    whole, objective = of_a_real_run(tiny.Hooks())
+    part, _ = of_a_real_run(tiny.Hooks(stop_at=11))
+    rest, _ = of_a_real_run(tiny.Hooks(), part)
+    assert tiny.same(whole, rest)
+    history = objective.history_of(whole.model)
+    assert history.full
+    assert history.counts.sum() == 20 * 12  # each example of each step, once
+    assert torch.equal(history.losses, objective.history_of(whole.average).losses)
 
 
 def test_micro_batches_change_no_time_and_no_loss():
