@@ -286,7 +286,7 @@ def test_pictures_come_from_the_average_and_raw_ones_from_the_weights(
     sfumato, tmp_path, monkeypatch
 ):
     from sfumato import checkpoint
-    from sfumato.commands.sample import load_run
+    from sfumato.loading import load_run
     from sfumato.tasks import diffusion
 
     drawn = []

@@ -6,18 +6,33 @@ from dataclasses import replace
 
 import pytest
 
-from sfumato.bound import Hybrid
-from sfumato.config import KINDS, Run, dumps, from_dict, loads, override, to_dict
+from sfumato.bound import Hybrid, VariationalBound
+from sfumato.classification import ClassifierLoss
+from sfumato.config import KINDS, DataConfig, Run, dumps, from_dict, loads, override, to_dict
 from sfumato.discrete import CosineBetas
+from sfumato.networks.autoencoder import AutoencoderConfig
+from sfumato.networks.classifier import ClassifierConfig
 from sfumato.objective import Denoising, MinSNR, UniformTimes
+from sfumato.process import Karras
 from sfumato.recipes import RECIPES
+from sfumato.reconstruction import ReconstructionLoss
 from sfumato.solvers import Churn, Heun
-from sfumato.training import CosineDecay
+from sfumato.training import CosineDecay, TrainConfig
 
 NEEDED = {
     "Denoising": {"times": UniformTimes()},
     "Churn": {"solver": Heun(), "amount": 0.2},
     "TrainConfig": {"steps": 5},
+    "ImportanceSampled": {"objective": VariationalBound(50), "steps": 50},
+}
+COMMON = {"name": "x", "data": DataConfig(), "train": TrainConfig(steps=5)}
+NEEDED_BY_RUNS = {
+    "AutoencoderRun": {"objective": ReconstructionLoss(), "network": AutoencoderConfig()},
+    "ClassifierRun": {
+        "process": Karras(),
+        "objective": ClassifierLoss(),
+        "network": ClassifierConfig(),
+    },
 }
 
 
@@ -27,7 +42,8 @@ def test_every_kind_survives_json(kind):
     if kind == "Run":
         value = RECIPES["digits"]()
     else:
-        value = KINDS[kind](**NEEDED.get(kind, {}))
+        common = COMMON if kind in NEEDED_BY_RUNS else {}
+        value = KINDS[kind](**common, **NEEDED_BY_RUNS.get(kind, {}), **NEEDED.get(kind, {}))
     again = from_dict(json.loads(json.dumps(to_dict(value))))
     assert again == value
     assert type(again) is type(value)
@@ -78,7 +94,7 @@ def test_every_field_of_a_run_can_be_overridden():
         ("train.steps", "1.5", r"run\.train\.steps = 1\.5; int or NoneType is wanted"),
         ("train.steps", "true", r"run\.train\.steps = True; int or NoneType"),
         ("train.lr.x", "1", r"run\.train\.lr is .*, which has no fields"),
-        ("process", "Heun", r"run\.process = Heun\(\); LinearVP or .*CosineBetas is wanted"),
+        ("process", "Heun", r"run\.process = Heun\(\); LinearVP or .*CosineBetas or .* is wanted"),
         ("process", "CosineBeta", r"run\.process = 'CosineBeta'; LinearVP or "),
         ("precision", "fp8", r"precision = 'fp8'; it is one of auto, fp32, bf16"),
     ],

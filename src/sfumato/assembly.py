@@ -4,19 +4,24 @@ Batch k is a function of (seed, k): the examples, flips, dropped conditions, tim
 whole batch are drawn at once, so that cutting it into parts changes none of them.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .codec import Codec, Pixels
+from .codec import Pixels
 from .conditions import Conditions, Labels, Nothing, cond_of
-from .config import DataConfig, NetworkConfig, Run
-from .data import ImageData, batch_indices, flip, flip_mask, generator_at, split
+from .config import ClassifierRun, DataConfig, NetworkConfig, Run
+from .console import reading
+from .data import ImageData, batch_indices, fingerprint, flip, flip_mask, generator_at, split
 from .denoiser import NetworkDenoiser
 from .devices import DTYPES
+from .importance import ImportanceSampled
+from .latent_cache import encode_all
 from .objective import draws
 from .parameterization import EDMPreconditioning
 from .training import Batch, Loss
@@ -49,12 +54,6 @@ def splits_of(config: DataConfig, data: ImageData) -> Splits:
     return Splits(train, held, test)
 
 
-def deviation_of(data: ImageData, codec: Codec | None = None) -> float:
-    """The standard deviation of the encoded images, of 10,000 spread over all: EDM's sigma_data."""
-    some = data.images[:: max(1, len(data) // 10_000)]
-    return max(0.05, round((codec or Pixels()).encode(some).std().item(), 3))
-
-
 def fitted(
     network: NetworkConfig, channels: int, outputs: int, classes: int, context: int
 ) -> NetworkConfig:
@@ -63,29 +62,50 @@ def fitted(
     Raises: ValueError where text is wanted of a network that takes none.
     """
     changes: dict[str, Any] = {"in_channels": channels, "out_channels": outputs, "classes": classes}
-    takes_text = "context" in {field.name for field in fields(network)}  # type: ignore[arg-type]
-    if takes_text:
+    if context:
+        if "context" not in {field.name for field in fields(network)}:  # type: ignore[arg-type]
+            raise ValueError(
+                f"{type(network).__name__} takes no text; train on captions with SDUNetConfig, as "
+                "the recipe emoji_text does."
+            )
         changes["context"] = context
-    elif context:
-        raise ValueError(
-            f"{type(network).__name__} takes no text; train on captions with SDUNetConfig, as the "
-            "recipe emoji_text does."
-        )
     return replace(network, **changes)  # type: ignore[type-var]
 
 
 def settle(run: Run, data: ImageData) -> Run:
     """The run with what only the data can say filled in: channels, classes, sigma_data of 0."""
-    codec = run.codec.build(None, torch.device("cpu"))
-    channels = codec.shape((data.channels, *data.size))[0]
-    classes = 0 if data.labels is None else len(data.class_names)
+    codec = run.codec.settled(data.images)
+    channels = codec.channels(data.channels)
     outputs = channels * (2 if run.learned_variance else 1)
-    network = fitted(run.network, channels, outputs, classes, 0)
+    network = fitted(run.network, channels, outputs, _classes(run, data), _context(run, data))
     parameterization = run.parameterization
     if isinstance(parameterization, EDMPreconditioning) and parameterization.sigma_data == 0:
-        parameterization = EDMPreconditioning(sigma_data=deviation_of(data, codec))
+        parameterization = EDMPreconditioning(sigma_data=codec.deviation(data.images))
     train = replace(run.train, epoch_images=len(splits_of(run.data, data).train))
-    return replace(run, network=network, parameterization=parameterization, train=train)
+    return replace(
+        run, network=network, codec=codec, parameterization=parameterization, train=train
+    )
+
+
+def _classes(run: Run, data: ImageData) -> int:
+    """Labels count where no text is asked for."""
+    return 0 if data.labels is None or run.text is not None else len(data.class_names)
+
+
+def _context(run: Run, data: ImageData) -> int:
+    """Features of a token of the captions; 0 where no text is asked for.
+
+    Raises: ValueError where it is, and the images have no captions.
+    """
+    if run.text is None:
+        return 0
+    if data.captions is None:
+        raise ValueError(
+            f"{data.name} has no captions to learn from. Put a metadata.jsonl beside the images "
+            '({"file_name": "a.png", "text": "a red heart"} a line), or a .txt beside each, or use '
+            "twemoji."
+        )
+    return getattr(run.network, "context", 0) or run.text.build().features
 
 
 def build(run: Run, device: torch.device) -> NetworkDenoiser:
@@ -93,9 +113,12 @@ def build(run: Run, device: torch.device) -> NetworkDenoiser:
     torch.manual_seed(generator_at(run.train.seed, "weights").initial_seed())
     network = run.network.build().to(device)
     precision = DTYPES[run.precision if run.precision in DTYPES else "fp32"]
-    return NetworkDenoiser(
+    denoiser = NetworkDenoiser(
         network, run.process, run.parameterization, run.learned_variance, precision
     )
+    if isinstance(run.objective, ImportanceSampled):
+        run.objective.attach(denoiser)
+    return denoiser
 
 
 def loss_of(run: Run) -> Loss:
@@ -125,6 +148,38 @@ class PixelExamples:
         return {"images": chosen if mirrored is None else flip(chosen, mirrored)}
 
 
+class LatentExamples:
+    """Latents, (N, c, h, w), or with those of the mirror images (2, N, c, h, w), on the CPU."""
+
+    def __init__(self, latents: Tensor, device: torch.device) -> None:
+        self.latents = latents if latents.ndim == 5 else latents[None]
+        self.device = device
+
+    def rows(self, index: Tensor, mirrored: Tensor | None) -> Batch:
+        index = index.cpu()
+        side = torch.zeros_like(index) if mirrored is None else mirrored.cpu().long()
+        return {"x0": self.latents[side, index].float().to(self.device)}
+
+
+def examples_of(
+    run: Run, data: ImageData, codec: Any, device: torch.device, say: Callable[[str], None]
+) -> Examples:
+    """The images themselves, or their latents out of the cache."""
+    if isinstance(run.codec, Pixels):
+        return PixelExamples(data, device)
+    home = Path(os.environ.get("SFUMATO_HOME") or Path.home() / ".cache" / "sfumato")
+    latents = encode_all(
+        codec,
+        data.images,
+        home / "latents",
+        fingerprint(data),
+        reading(say, "encoding images"),
+        run.data.flip,
+        say,
+    )
+    return LatentExamples(latents, device)
+
+
 def conditions_of(data: ImageData, device: torch.device) -> Conditions:
     """What images with labels, or without, tell a model."""
     if data.labels is None:
@@ -133,7 +188,7 @@ def conditions_of(data: ImageData, device: torch.device) -> Conditions:
 
 
 def batches(
-    run: Run,
+    run: Run | ClassifierRun,
     data: ImageData,
     device: torch.device,
     examples: Examples | None = None,
@@ -158,7 +213,7 @@ def batches(
 
 
 def held_out_batch(
-    run: Run,
+    run: Run | ClassifierRun,
     data: ImageData,
     device: torch.device,
     examples: Examples | None = None,
@@ -179,7 +234,7 @@ def held_out_batch(
     return {**batch, "u": u, "eps": eps, **told.rows(order, none_dropped)}
 
 
-def level_log_snr(run: Run, levels: int) -> list[float]:
+def level_log_snr(run: Run | ClassifierRun, levels: int) -> list[float]:
     """The log-SNR in the middle of each of `levels` equal shares of the training times."""
     u = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
     return run.process.log_snr(run.objective.times(run.process, u)).tolist()

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .denoiser import Cond
+from .text import CaptionTable, TextConfig, prompts_of
 from .training import Batch
 
 
@@ -75,3 +77,54 @@ class Labels:
 
     def asked(self, labels: Sequence[int] | None, prompts: Sequence[str] | None) -> Cond:
         return None if labels is None else torch.tensor(list(labels))
+
+
+@dataclass(frozen=True)
+class ForClassifier:
+    """Classes that only the classifier knows which guides an unconditional model."""
+
+    @property
+    def null(self) -> Cond:
+        return None
+
+    def rows(self, index: Tensor, dropped: Tensor) -> Batch:
+        return {}
+
+    def asked(self, labels: Sequence[int] | None, prompts: Sequence[str] | None) -> Cond:
+        return None if labels is None else torch.tensor(list(labels))
+
+
+@dataclass(frozen=True, eq=False)
+class Captions:
+    """A caption an image, as token vectors; the empty caption says none.
+
+    table: of the captions that the run was trained on. of_images: (N,) rows of it, for training.
+    Every condition is max_tokens long, so that two of them can always stand in one batch.
+    """
+
+    table: CaptionTable
+    text: TextConfig
+    of_images: Tensor | None = None
+
+    @property
+    def null(self) -> Cond:
+        return self._padded(self.table.cond(torch.tensor([0])))
+
+    def rows(self, index: Tensor, dropped: Tensor) -> Batch:
+        assert self.of_images is not None
+        chosen = torch.where(dropped.cpu(), 0, self.of_images[index.cpu()])
+        return self._padded(self.table.cond(chosen, index.device))
+
+    def asked(self, labels: Sequence[int] | None, prompts: Sequence[str] | None) -> Cond:
+        wanted = prompts_of(self.table, list(prompts or [""]), self.text.build)
+        return self._padded(wanted.cond(wanted.index))
+
+    def examples(self, count: int) -> list[str]:
+        """`count` captions that it was trained on, spread over all but the empty one."""
+        some = self.table.captions[1:]
+        return [some[(2 * i + 1) * len(some) // (2 * count)] for i in range(min(count, len(some)))]
+
+    def _padded(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
+        tokens, mask = cond["tokens"], cond["mask"]
+        more = self.text.max_tokens - tokens.shape[1]
+        return {"tokens": F.pad(tokens, (0, 0, 0, more)), "mask": F.pad(mask, (0, more))}

@@ -17,8 +17,23 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from . import bound, discrete, grids, objective, parameterization, process, solvers, training
+from .classification import ClassifierLoss
 from .codec import CodecConfig, Pixels
+from .importance import ImportanceSampled
+from .latents import AutoencoderCodec
+from .networks.adm import ADMConfig
+from .networks.autoencoder import AutoencoderConfig
+from .networks.classifier import ClassifierConfig
+from .networks.dit import DiTConfig
+from .networks.four_conv import FourConvConfig
+from .networks.handmade import HandmadeConfig
+from .networks.lucid import LucidUNetConfig
+from .networks.sd_unet import SDUNetConfig
 from .networks.unet import UNetConfig
+from .networks.unet2d import UNet2DConfig
+from .noising import ScaledInput, SigmoidSignal
+from .reconstruction import ReconstructionLoss
+from .text import TextConfig
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -111,7 +126,8 @@ class Run:
     """Everything that decides what a training run does; see `sfumato train --help` for the flags.
 
     network's channels and classes and an EDM sigma_data of 0 are filled in from the data. codec:
-    what the diffusion runs on, pixels or an autoencoder's latents.
+    what the diffusion runs on, pixels or an autoencoder's latents. text: reads the captions, where
+    they and not the labels are the condition.
     """
 
     name: str
@@ -124,6 +140,7 @@ class Run:
     sampling: SamplingConfig = SamplingConfig()
     learned_variance: bool = False
     codec: CodecConfig = Pixels()
+    text: TextConfig | None = None
     precision: str = "auto"
     recipe: str = ""
 
@@ -131,11 +148,51 @@ class Run:
         _check_precision(self.precision)
 
 
+@dataclass(frozen=True)
+class AutoencoderRun:
+    """Training an autoencoder, whose latents another run can then diffuse in.
+
+    crop: side of the random squares that it is trained on; None for whole images.
+    """
+
+    name: str
+    data: DataConfig
+    objective: ReconstructionLoss
+    network: AutoencoderConfig
+    train: training.TrainConfig
+    crop: int | None = 64
+    precision: str = "auto"
+    recipe: str = ""
+
+    def __post_init__(self) -> None:
+        _check_precision(self.precision)
+
+
+@dataclass(frozen=True)
+class ClassifierRun:
+    """Training a classifier of noised images, to guide a denoiser of any process."""
+
+    name: str
+    data: DataConfig
+    process: process.Process
+    objective: ClassifierLoss
+    network: ClassifierConfig
+    train: training.TrainConfig
+    precision: str = "auto"
+    recipe: str = ""
+
+    def __post_init__(self) -> None:
+        _check_precision(self.precision)
+
+
+RUNS = (Run, AutoencoderRun, ClassifierRun)
+AnyRun = Run | AutoencoderRun | ClassifierRun
+
 ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is asked for
     process.Process: (
         *(process.LinearVP, process.SubVP, process.Karras, process.RectifiedFlow),
         *(process.Trigonometric, discrete.LinearBetas, discrete.ScaledLinearBetas),
-        *(discrete.SigmoidBetas, discrete.CosineBetas),
+        *(discrete.SigmoidBetas, discrete.CosineBetas, SigmoidSignal, ScaledInput),
     ),
     parameterization.Parameterization: (
         *(parameterization.PredictNoise, parameterization.PredictData, parameterization.PredictV),
@@ -148,7 +205,9 @@ ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is ask
     objective.Weight: (
         *(objective.OutputMSE, objective.DataMSE, objective.EDMWeight, objective.MinSNR),
     ),
-    objective.Objective: (objective.Denoising, bound.VariationalBound, bound.Hybrid),
+    objective.Objective: (
+        *(objective.Denoising, bound.VariationalBound, bound.Hybrid, ImportanceSampled),
+    ),
     solvers.Solver: (
         *(solvers.DDIM, solvers.Ancestral, solvers.Euler, solvers.Heun, solvers.DPMSolverPP2M),
         *(solvers.EulerMaruyama, solvers.Churn),
@@ -157,15 +216,19 @@ ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is ask
         *(grids.UniformGrid, grids.KarrasGrid, grids.LeadingGrid, grids.TrailingGrid),
         grids.LinspaceGrid,
     ),
-    NetworkConfig: (UNetConfig,),
-    CodecConfig: (Pixels,),
+    NetworkConfig: (
+        *(UNetConfig, UNet2DConfig, SDUNetConfig, DiTConfig, ADMConfig, LucidUNetConfig),
+        *(HandmadeConfig, FourConvConfig),
+    ),
+    CodecConfig: (Pixels, AutoencoderCodec),
     training.Schedule: (training.Constant, training.LinearDecay, training.CosineDecay),
 }
 KINDS: dict[str, Any] = {
     cls.__name__: cls
     for group in (
         *ROLES.values(),
-        (training.TrainConfig, DataConfig, SamplingConfig, Run),
+        (training.TrainConfig, DataConfig, SamplingConfig, TextConfig, *RUNS),
+        (AutoencoderConfig, ReconstructionLoss, ClassifierConfig, ClassifierLoss),
     )
     for cls in group
 }
@@ -277,14 +340,14 @@ def _read(text: str) -> Any:
         return {"True": True, "False": False, "None": None}.get(text, text)
 
 
-def dumps(run: Run) -> str:
+def dumps(run: AnyRun) -> str:
     """run.json's text."""
     return json.dumps(to_dict(run), indent=1)
 
 
-def loads(text: str) -> Run:
-    """Undo dumps. Raises ValueError where the text is not a run's."""
+def loads(text: str) -> Any:
+    """Undo dumps: a run of any kind. Raises ValueError where the text is not a run's."""
     run = from_dict(json.loads(text))
-    if not isinstance(run, Run):
+    if not isinstance(run, RUNS):
         raise ValueError(f"the file describes a {type(run).__name__}, not a Run.")
     return run

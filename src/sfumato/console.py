@@ -143,9 +143,12 @@ def facts_block(title: str, facts: Mapping[str, str], width: int = WIDTH) -> str
 
 
 def reading(
-    say: Callable[[str], None], every: float = 2.0, clock: Callable[[], float] = time.monotonic
+    say: Callable[[str], None],
+    what: str = "reading images",
+    every: float = 2.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Callable[[int, int], None]:
-    """A progress function for data.load: says how many files are read, every so many seconds."""
+    """A progress function as data.load wants it: says how far it is, every so many seconds."""
     begun = last = clock()
     seen = -1  # before the first call
 
@@ -158,7 +161,7 @@ def reading(
         if now - last >= every and 0 < done < total:
             last = now
             left = duration((now - begun) * (total - done) / done)
-            say(f"reading images: {count(done)} of {count(total)}, about {left} left")
+            say(f"{what}: {count(done)} of {count(total)}, about {left} left")
 
     return progress
 

@@ -10,7 +10,7 @@ from .codec import Codec, Pixels
 from .conditions import Conditions, rows_of
 from .config import SamplingConfig
 from .denoiser import Clipped, Denoiser
-from .guidance import ClassifierFree, Within
+from .guidance import ByClassifier, ClassifierFree, LogProb, Unconditional, Within
 from .sampling import Point, SeededNoise, prior, trajectory
 
 OnPoint = Callable[[int, Point], None]  # (first image's index, where its batch stands)
@@ -49,18 +49,30 @@ def class_rows(
     return seeds, labels if classes else None
 
 
-def wrapped(denoiser: Denoiser, sampling: SamplingConfig, conditions: Conditions) -> Denoiser:
-    """The denoiser with the guidance and the clipping that the settings ask for."""
+def wrapped(
+    denoiser: Denoiser,
+    sampling: SamplingConfig,
+    conditions: Conditions,
+    log_prob: LogProb | None = None,
+) -> Denoiser:
+    """The denoiser with the guidance and the clipping that the settings ask for.
+
+    log_prob: of the condition given a noisy image, where a classifier guides.
+    """
     if sampling.guidance != 1:
         if conditions.null is None:
             raise ValueError(
                 f"guidance = {sampling.guidance} was asked of a model without classes; its scale "
-                "is 1. Train on images with labels (a sub-folder a class) for guidance."
+                "is 1. Train on images with labels (a sub-folder a class) or captions for guidance."
             )
         guided = ClassifierFree(denoiser, conditions.null, sampling.guidance)
         low, high = sampling.guidance_from, sampling.guidance_to
         everywhere = (low, high) == (0.0, float("inf"))
         denoiser = guided if everywhere else Within(guided, denoiser, low, high)
+    if log_prob is not None:
+        knows = conditions.null is not None and sampling.guidance != 0
+        inner = denoiser if knows else Unconditional(denoiser)
+        denoiser = ByClassifier(inner, log_prob, sampling.classifier_scale)
     return Clipped(denoiser) if sampling.clipped else denoiser
 
 
@@ -73,13 +85,14 @@ def draw(
     batch: int = 128,
     on_point: OnPoint | None = None,
     codec: Codec | None = None,
+    log_prob: LogProb | None = None,
 ) -> Tensor:
     """uint8 images (N, C, H, W), on the CPU; on_point sees every point of every batch.
 
     Raises: FloatingPointError where an image is not finite, naming its seed.
     """
     codec = codec or Pixels()
-    denoiser = wrapped(denoiser, sampling, conditions)
+    denoiser = wrapped(denoiser, sampling, conditions, log_prob)
     times = sampling.grid(denoiser.process, sampling.steps)
     cond = conditions.asked(order.labels, order.prompts)
     images = []
@@ -101,7 +114,7 @@ def draw(
                 if on_point is not None:
                     on_point(start, point)
             _check_finite(x, seeds)
-            images.append(codec.decode(x)[..., : order.shape[1], : order.shape[2]].cpu())
+            images.append(codec.decode(x, order.shape[1:]).cpu())
     return torch.cat(images)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import Sample, Train, UsageError, seconds
-from .assembly import deviation_of, settle
-from .config import DataConfig, Run, SamplingConfig, loads, override, to_dict
+from .codec import Pixels
+from .config import RUNS, AnyRun, DataConfig, Run, SamplingConfig, loads, override, to_dict
 from .data import ImageData, load
 from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
 from .recipes import RECIPES, own_images, recipe_at
@@ -21,6 +21,7 @@ from .solvers import (
     Heun,
     Solver,
 )
+from .tasks import TASKS
 
 SOLVERS: dict[str, Solver] = {
     "heun": Heun(),
@@ -64,7 +65,7 @@ def load_data(config: DataConfig, progress: Any = None) -> ImageData:
     )
 
 
-def starting_point(args: Train) -> Run | None:
+def starting_point(args: Train) -> AnyRun | None:
     """The run that --config or the recipe names; None where the source is a data set."""
     if args.config is not None:
         return loads(args.config.read_text("utf-8"))
@@ -72,12 +73,12 @@ def starting_point(args: Train) -> Run | None:
     if recipe is None:
         return None
     run = recipe()
-    if not isinstance(run, Run):
+    if not isinstance(run, RUNS):
         raise ValueError(f"{args.source} returned a {type(run).__name__}; a recipe returns a Run.")
     return run
 
 
-def plan(args: Train, progress: Any = None) -> tuple[Run, ImageData]:
+def plan(args: Train, progress: Any = None) -> tuple[AnyRun, ImageData]:
     """The settled run and its images.
 
     Raises: UsageError or ValueError for what can't be read, found or combined.
@@ -99,8 +100,9 @@ def plan(args: Train, progress: Any = None) -> tuple[Run, ImageData]:
             config = override(config, *_halves(setting.removeprefix("data.")), where="data")
     data = load_data(config, progress)
     if run is None:
-        run = own_images(data, args.source, args.preset, deviation_of(data))
-    return settle(with_flags(replace(run, data=config), args), data), data
+        run = own_images(data, args.source, args.preset, Pixels().deviation(data.images))
+    run = with_flags(replace(run, data=config), args)
+    return TASKS[type(run)].settled(run, data), data
 
 
 def _halves(setting: str) -> tuple[str, str]:
@@ -108,7 +110,7 @@ def _halves(setting: str) -> tuple[str, str]:
     return path, text
 
 
-def with_flags(run: Run, args: Train) -> Run:
+def with_flags(run: AnyRun, args: Train) -> AnyRun:
     """The run with what was typed in place of its own settings."""
     changes = given(
         batch=args.batch,
@@ -131,10 +133,25 @@ def with_flags(run: Run, args: Train) -> Run:
     if budget:  # one that is typed replaces the recipe's, of whatever kind
         changes |= {"steps": None, "images": None, "epochs": None, "seconds": None, **budget}
     run = replace(run, train=replace(run.train, **changes))
-    run = replace(run, sampling=sampling_with(run.sampling, args), **given(name=args.name))
-    run = replace(run, **given(precision=args.precision))
+    run = with_sampling(run, args)
+    run = replace(run, **given(name=args.name, precision=args.precision))
     for setting in args.settings:
         run = override(run, *_halves(setting))
+    return run
+
+
+def with_sampling(run: AnyRun, args: Train) -> AnyRun:
+    """The run with the flags about samples.
+
+    Raises: UsageError where they were given to a run that draws none.
+    """
+    if isinstance(run, Run):
+        return replace(run, sampling=sampling_with(run.sampling, args))
+    asked = given(sampler=args.sampler, sample_steps=args.sample_steps, guidance=args.guidance)
+    if asked:
+        raise UsageError(
+            f"--{next(iter(asked)).replace('_', '-')} is about samples, and {run.name} draws none."
+        )
     return run
 
 
@@ -152,7 +169,14 @@ def sampling_with(sampling: SamplingConfig, args: Train | Sample) -> SamplingCon
 def _sample_only(sampling: SamplingConfig, args: Sample) -> SamplingConfig:
     if args.grid is not None:
         sampling = replace(sampling, grid=GRIDS[args.grid])
-    sampling = replace(sampling, **given(clipped=args.clipped))
+    more = given(
+        clipped=args.clipped,
+        guidance_from=args.guidance_from,
+        guidance_to=args.guidance_to,
+        classifier=args.classifier,
+        classifier_scale=args.classifier_scale,
+    )
+    sampling = replace(sampling, **more)
     if args.eta:
         if not isinstance(sampling.solver, DDIM):
             raise UsageError(f"--eta {args.eta} belongs to --sampler ddim.")
@@ -171,7 +195,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {old} -> {new}"]
 
 
-def check_same(saved: Run, now: Run) -> Run:
+def check_same(saved: AnyRun, now: AnyRun) -> AnyRun:
     """The run to go on with: the saved one with the budget that was asked for now.
 
     Raises: ValueError, with the list, where anything differs that the finished steps depended on.
@@ -212,7 +236,7 @@ def _named(path: Path, name: str) -> bool:
     return loads(path.read_text("utf-8")).name == name
 
 
-def fields_of(run: Run) -> dict[str, str]:
+def fields_of(run: AnyRun) -> dict[str, str]:
     """Every field of the run by its dotted path, as --set takes them."""
     flat: dict[str, str] = {}
 

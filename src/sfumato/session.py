@@ -164,6 +164,8 @@ class Session:
     def _look(self, state: TrainState) -> None:
         self._evaluate(state)
         shown = self.task.show(state.average, quick=True)
+        if shown is None:
+            return
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
         path.parent.mkdir(exist_ok=True)
         self.save_grid(state, shown, path)

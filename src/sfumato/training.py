@@ -188,24 +188,41 @@ def split(batch: Batch, most: int | None) -> Iterator[Batch]:
         yield {name: rows[start : start + size] for name, rows in batch.items()}
 
 
-def backward(model: nn.Module, loss: Loss, batch: Batch, most: int | None) -> float:
-    """Add the gradients of the batch's mean loss, part by part; return that mean."""
-    n, total = len(next(iter(batch.values()))), 0.0
+def backward(model: nn.Module, loss: Loss, batch: Batch, most: int | None) -> tuple[float, Tensor]:
+    """Add the gradients of the batch's mean loss, part by part; that mean, and the losses (B,)."""
+    n, total, losses = len(next(iter(batch.values()))), 0.0, []
     for part in split(batch, most):
-        value = loss(model, part).sum() / n
+        each = loss(model, part)
+        value = each.sum() / n
         value.backward()
         total += value.item()
-    return total
+        losses.append(each.detach())
+    return total, torch.cat(losses)
 
 
-def take_step(state: TrainState, loss: Loss, batch: Batch, config: TrainConfig) -> dict[str, float]:
+Remember = Callable[[nn.Module, Batch, Tensor], None]  # (model, batch, losses (B,))
+
+
+def forget(model: nn.Module, batch: Batch, losses: Tensor) -> None:
+    """A Remember that keeps nothing."""
+
+
+def take_step(
+    state: TrainState,
+    loss: Loss,
+    batch: Batch,
+    config: TrainConfig,
+    remember: Remember = forget,
+) -> dict[str, float]:
     """One optimizer step and one of the average; the scalars that describe it.
+
+    remember is told the batch's losses after the step, for objectives that learn from them.
 
     Raises: FloatingPointError before anything changed, where loss or gradient is not finite.
     """
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
-    value = backward(state.model, loss, batch, config.micro_batch)
+    value, losses = backward(state.model, loss, batch, config.micro_batch)
     grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.grad_clip).item()
     if not (abs(value) < float("inf") and grad_norm < float("inf")):
         raise FloatingPointError(
@@ -217,6 +234,7 @@ def take_step(state: TrainState, loss: Loss, batch: Batch, config: TrainConfig) 
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.optimizer.step()
+    remember(state.model, batch, losses)
     state.step += 1
     ema.update(state.average, state.model, ema.decay_at(state.step, config.ema_length))
     return {"loss": value, "lr": lr, "grad_norm": grad_norm, **_epoch(state, value, config)}
@@ -273,6 +291,7 @@ def train(
     config: TrainConfig,
     hooks: Hooks,
     clock: Callable[[], float] = time.monotonic,
+    remember: Remember = forget,
 ) -> None:
     """Advance `state` until the budget is spent or hooks.stopped(); save at the end either way."""
     begun, before = clock(), state.seconds
@@ -290,7 +309,7 @@ def train(
             break
         torch.manual_seed(generator_at(config.seed, "dropout", state.step).initial_seed())
         try:
-            scalars = take_step(state, loss, batch_at(state.step), config)
+            scalars = take_step(state, loss, batch_at(state.step), config, remember)
         except FloatingPointError:
             hooks.save(state)
             raise

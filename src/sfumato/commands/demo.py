@@ -3,9 +3,10 @@
 from ..arguments import Demo, Sample, Train
 from ..console import Reporter
 from ..devices import pick_device
+from ..loading import load_run
 from ..page import write_page
 from ..planning import plan
-from .sample import load_run, make_film, order_of
+from .sample import make_film, order_of
 from .train import Trainer
 
 ENOUGH_STEPS = 500  # before it some digits are blots
@@ -22,7 +23,7 @@ def run_demo(args: Demo) -> None:
     with Reporter(folder / "log.txt", quiet=args.quiet) as reporter:
         loaded = load_run(str(folder), device)
         order = order_of(Sample(run=str(folder)), loaded)
-        make_film(loaded, run.sampling, folder / "film.webp", order)
+        make_film(loaded, loaded.run.sampling, folder / "film.webp", order)
         write_page(folder)
         if loaded.step < ENOUGH_STEPS:
             reporter.say(

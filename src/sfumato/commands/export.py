@@ -11,7 +11,7 @@ from ..config import Run, near
 from ..console import Reporter
 from ..folder import new_folder
 from ..interop import diffusers
-from .sample import load_run
+from ..loading import load_run
 
 Writer = Callable[[Path, Run, Mapping[str, Tensor], tuple[int, int, int]], tuple[str, ...]]
 FORMATS: dict[str, Writer] = {"diffusers": diffusers.write}

@@ -1,78 +1,29 @@
 """sfumato sample: pictures and a film from a finished run."""
 
 import re
-import sys
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load
 
-from .. import checkpoint
 from ..arguments import Sample, UsageError, numbers
-from ..assembly import build
-from ..codec import Codec
-from ..conditions import Conditions, Labels, Nothing
-from ..config import Run, SamplingConfig, loads, near, to_dict
+from ..codec import Pixels
+from ..conditions import Captions
+from ..config import SamplingConfig, near, to_dict
 from ..console import Reporter
-from ..denoiser import NetworkDenoiser
-from ..devices import DTYPES, pick_device
+from ..devices import pick_device
 from ..films import film
-from ..folder import DataCard, find, new_folder, read_card
+from ..folder import DataCard, new_folder
 from ..generation import Order, class_rows, draw
+from ..loading import Loaded, guided, load_run
 from ..pictures import grid, save_png
 from ..planning import sampling_with
 from ..sampling import Point
 
 FILM_FRAMES = 30
 FILM_COLUMNS = 4
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A run that can be sampled."""
-
-    folder: Path
-    run: Run
-    card: DataCard
-    denoiser: NetworkDenoiser
-    step: int
-    device: torch.device
-    weights: str  # "average" or "raw"
-    codec: Codec
-    conditions: Conditions
-
-
-def load_run(
-    name: str, device: torch.device, raw: bool = False, precision: str | None = None
-) -> Loaded:
-    """The newest whole checkpoint of a run, ready to draw from.
-
-    Raises: FileNotFoundError where there is no run, or none with a checkpoint.
-    """
-    folder = find(name)
-    run = loads((folder / "run.json").read_text("utf-8"))
-    found = checkpoint.newest(folder, lambda text: print(text, file=sys.stderr), mend=False)
-    if found is None:
-        raise FileNotFoundError(f"{folder} has no checkpoint yet; train it: sfumato train {folder}")
-    path, files = found
-    denoiser = build(run, device).eval()
-    denoiser.load_state_dict(load(files["weights.safetensors" if raw else "average.safetensors"]))
-    denoiser.precision = DTYPES[precision or run.precision]
-    step = int(path.name.partition("-")[2])
-    classes = run.network.classes
-    return Loaded(
-        folder,
-        run,
-        read_card(folder),
-        denoiser,
-        step,
-        device,
-        "raw" if raw else "average",
-        run.codec.build(folder, device),
-        Labels(classes) if classes else Nothing(),
-    )
 
 
 def classes_asked(label: str, names: tuple[str, ...]) -> list[int]:
@@ -91,21 +42,43 @@ def classes_asked(label: str, names: tuple[str, ...]) -> list[int]:
 
 
 def order_of(args: Sample, loaded: Loaded) -> Order:
-    """Seeds and labels of what was asked for: a class a row unless told otherwise."""
+    """Seeds and conditions of what was asked for: a class or prompt a row unless told otherwise."""
+    if isinstance(loaded.conditions, Captions):
+        return prompts_order(args, loaded.conditions, loaded.card)
+    if args.prompt:
+        raise UsageError(
+            f"--prompt {args.prompt[0]!r}: {loaded.folder.name} was not trained on captions."
+        )
     classes, names = loaded.run.network.classes, loaded.card.class_names
+    if loaded.guide is not None and not classes:
+        classes = len(names)  # the classifier knows them
     if args.label is not None and not classes:
         raise UsageError(f"--label {args.label}: the run was trained without classes.")
     wanted = list(range(classes)) if args.label is None else classes_asked(args.label, names)
-    if args.seeds is not None:
-        seeds = numbers(args.seeds)
-    elif args.count is not None:
-        seeds = list(range(args.count))
-    else:
-        seeds, _ = class_rows(len(wanted), args.columns if wanted else args.columns**2)
+    seeds = seeds_asked(args, len(wanted))
     labels = (
         [wanted[i // args.columns % len(wanted)] for i in range(len(seeds))] if wanted else None
     )
     return Order(seeds, labels, loaded.card.shape)
+
+
+def seeds_asked(args: Sample, rows: int) -> list[int]:
+    """The seeds that were typed, or enough of them for a grid of `rows` rows (0: a square)."""
+    if args.seeds is not None:
+        return numbers(args.seeds)
+    if args.count is not None:
+        return list(range(args.count))
+    return class_rows(rows, args.columns if rows else args.columns**2)[0]
+
+
+def prompts_order(args: Sample, conditions: Captions, card: DataCard) -> Order:
+    """A prompt a row; without any, captions that the model was trained on."""
+    if args.label is not None:
+        raise UsageError(f"--label {args.label}: this run takes words: --prompt 'a {args.label}'.")
+    wanted = list(args.prompt) or conditions.examples(8)
+    seeds = seeds_asked(args, len(wanted))
+    prompts = [wanted[i // args.columns % len(wanted)] for i in range(len(seeds))]
+    return Order(seeds, None, card.shape, prompts)
 
 
 def settings_of(loaded: Loaded, sampling: SamplingConfig, **more: Any) -> dict[str, Any]:
@@ -128,8 +101,10 @@ def run_sample(args: Sample) -> None:
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}; at least 1 is needed.")
     device = pick_device(args.device)
-    loaded = load_run(args.run, device, args.raw, args.precision)
+    loaded = load_run(args.run, device, args.raw, args.precision, args.best)
     sampling = sampling_with(loaded.run.sampling, args)
+    if sampling.classifier:
+        loaded = guided(loaded, sampling.classifier)
     order = order_of(args, loaded)
     if args.out is not None and args.out.exists():
         raise UsageError(f"--out {args.out} is there already; choose another name.")
@@ -170,17 +145,26 @@ def draw_with_progress(
         batch,
         on_point,
         loaded.codec,
+        loaded.log_prob,
     )
 
 
+def named(order: Order, names: tuple[str, ...]) -> list[str] | None:
+    """The prompt or the class's name of each image; None without either."""
+    if order.prompts is not None:
+        return list(order.prompts)
+    return None if order.labels is None else [names[label] for label in order.labels]
+
+
 def row_labels(order: Order, names: tuple[str, ...], columns: int) -> list[str] | None:
-    """The class of each row of the grid; None where a row mixes classes."""
-    if order.labels is None:
+    """What each row of the grid shows; None where a row mixes classes."""
+    each = named(order, names)
+    if each is None:
         return None
-    rows = [order.labels[i : i + columns] for i in range(0, len(order), columns)]
+    rows = [each[i : i + columns] for i in range(0, len(order), columns)]
     if any(len(set(row)) > 1 for row in rows):
         return None
-    return [names[row[0]] for row in rows]
+    return [row[0] for row in rows]
 
 
 def write_grid(
@@ -193,7 +177,12 @@ def write_grid(
 ) -> None:
     labels = row_labels(order, loaded.card.class_names, columns)
     picture = grid(images, columns=min(columns, len(images)), row_labels=labels)
-    more = {"seeds": list(order.seeds), "labels": order.labels and list(order.labels)}
+    more: dict[str, Any] = {
+        "seeds": list(order.seeds),
+        "labels": order.labels and list(order.labels),
+    }
+    if order.prompts is not None:
+        more["prompts"] = list(dict.fromkeys(order.prompts))
     save_png(picture, path, settings_of(loaded, sampling, **more))
 
 
@@ -201,8 +190,9 @@ def write_files(
     images: torch.Tensor, order: Order, loaded: Loaded, sampling: SamplingConfig, out: Path
 ) -> None:
     """A PNG an image, named by its seed, at its own size."""
+    each = named(order, loaded.card.class_names)
     for i, image in enumerate(images):
-        label = None if order.labels is None else loaded.card.class_names[order.labels[i]]
+        label = None if each is None else each[i]
         seed = order.seeds[i]
         picture = grid(image[None], columns=1, gap=0, scale=1)
         stem = "" if label is None else re.sub(r"[^\w-]+", "-", label) + "-"
@@ -224,39 +214,45 @@ def make_film(loaded: Loaded, sampling: SamplingConfig, path: Path, order: Order
         batch=len(few),
         on_point=lambda start, point: points.append(point),
         codec=loaded.codec,
+        log_prob=loaded.log_prob,
     )
     write_film(points, loaded, smooth, path, few)
 
 
 def _few(order: Order) -> Order:
-    """The first FILM_COLUMNS of each class, or the first square of them."""
-    if order.labels is None:
+    """The first FILM_COLUMNS of each class or prompt, or the first square of them."""
+    each: Sequence[Any] | None = order.prompts if order.labels is None else order.labels
+    if each is None:
         return replace(order, seeds=order.seeds[: FILM_COLUMNS**2])
-    seen: dict[int, int] = {}
+    seen: dict[Any, int] = {}
     kept = []
-    for i, label in enumerate(order.labels):
-        seen[label] = seen.get(label, 0) + 1
-        if seen[label] <= FILM_COLUMNS and len(seen) <= 10:
+    for i, what in enumerate(each):
+        seen[what] = seen.get(what, 0) + 1
+        if seen[what] <= FILM_COLUMNS and len(seen) <= 10:
             kept.append(i)
-    kept.sort(key=lambda i: (order.labels or [])[i])
-    labels = [order.labels[i] for i in kept]
-    return replace(order, seeds=[order.seeds[i] for i in kept], labels=labels)
+    rank = {what: place for place, what in enumerate(sorted(seen))}
+    kept.sort(key=lambda i: rank[each[i]])
+    return Order(
+        [order.seeds[i] for i in kept],
+        order.labels and [order.labels[i] for i in kept],
+        order.shape,
+        order.prompts and [order.prompts[i] for i in kept],
+    )
 
 
 def write_film(
     points: list[Point], loaded: Loaded, sampling: SamplingConfig, path: Path, order: Order
 ) -> None:
     """Frame k shows x at time k and the estimate of x0 that was made from it."""
-    process = loaded.denoiser.process
     shown = points[:-1]
     estimates = [point.prediction.x0 for point in points[1:] if point.prediction is not None]
     every = max(1, -(-len(shown) // FILM_FRAMES))
     picked = sorted({*range(0, len(shown), every), len(shown) - 1})
-    alphas = [process.alpha(shown[i].t).item() for i in picked]
-    sigmas = [process.sigma(shown[i].t).item() for i in picked]
+    size = order.shape[1:]
+    noisy, alphas, sigmas = noisy_frames([shown[i] for i in picked], loaded, size)
     film(
-        [shown[i].x.cpu() for i in picked],
-        [loaded.codec.decode(estimates[i]).cpu() for i in picked],
+        noisy,
+        [loaded.codec.decode(estimates[i], size).cpu() for i in picked],
         path,
         alphas,
         sigmas,
@@ -265,3 +261,17 @@ def write_film(
         columns=FILM_COLUMNS,
         row_labels=row_labels(order, loaded.card.class_names, FILM_COLUMNS),
     )
+
+
+def noisy_frames(
+    points: Sequence[Point], loaded: Loaded, size: tuple[int, int]
+) -> tuple[list[torch.Tensor], list[float], list[float]]:
+    """(x_t, alphas, sigmas) for the film; of latents, what the codec makes of x_t at unit power."""
+    process = loaded.denoiser.process
+    alphas = [process.alpha(point.t).item() for point in points]
+    sigmas = [process.sigma(point.t).item() for point in points]
+    if isinstance(loaded.run.codec, Pixels):
+        return [point.x.cpu() for point in points], alphas, sigmas
+    powers = [(a**2 + s**2) ** 0.5 for a, s in zip(alphas, sigmas)]
+    seen = [loaded.codec.decode(p.x / power, size).cpu() for p, power in zip(points, powers)]
+    return [Pixels().encode(x) for x in seen], [1.0] * len(points), [0.0] * len(points)

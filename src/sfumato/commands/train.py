@@ -9,8 +9,8 @@ import torch
 from .. import checkpoint
 from ..arguments import Train
 from ..assembly import splits_of
-from ..config import Run, dumps, loads
-from ..console import Reporter, count, duration, reading, short
+from ..config import AnyRun, dumps, loads
+from ..console import Reporter, count, duration, reading
 from ..data import ImageData, fingerprint
 from ..devices import pick_device
 from ..folder import (
@@ -23,13 +23,12 @@ from ..folder import (
     rewind_metrics,
     write_card,
 )
-from ..networks.describe import flops, parameter_count
 from ..pictures import data_preview, save_png
 from ..planning import check_same, fields_of, plan, resume_folder
 from ..preflight import check_disk, forecast, rehearse, settle_memory
 from ..session import Session, StopRequest, steps_of
 from ..storage import clear_unfinished, write_file
-from ..tasks import Parts, Task, settle_precision, task_of
+from ..tasks import TASKS, Parts, Task, settle_precision, task_of
 from ..training import TrainState, losses_of, train
 
 
@@ -54,7 +53,7 @@ def run_train(args: Train) -> None:
     Trainer(run, data, device, args.quiet).start(folder, args.out)
 
 
-def check(run: Run, data: ImageData, device: torch.device, out: Path | None) -> None:
+def check(run: AnyRun, data: ImageData, device: torch.device, out: Path | None) -> None:
     """The whole of a run in two steps, in a folder that is then removed; how long it would take."""
     root = out.parent if out is not None else Path("runs")
     root.mkdir(parents=True, exist_ok=True)
@@ -66,7 +65,7 @@ def check(run: Run, data: ImageData, device: torch.device, out: Path | None) -> 
     print("All of it works: data, steps, held-out losses, samples, saving. Nothing was kept.")
 
 
-def print_plan(run: Run, data: ImageData, device: torch.device) -> None:
+def print_plan(run: AnyRun, data: ImageData, device: torch.device) -> None:
     """What --dry-run shows: the facts, then every field as --set takes it."""
     reporter = Reporter()
     reporter.header(f"plan of {run.name}", facts(run, data, device, None))
@@ -75,7 +74,7 @@ def print_plan(run: Run, data: ImageData, device: torch.device) -> None:
         reporter.say(f"  {path}={value}")
 
 
-def budget_words(run: Run) -> str:
+def budget_words(run: AnyRun) -> str:
     """The budget as people say it."""
     train = run.train
     parts = []
@@ -90,11 +89,10 @@ def budget_words(run: Run) -> str:
     return " or ".join(parts)
 
 
-def facts(run: Run, data: ImageData, device: torch.device, folder: Path | None) -> dict[str, str]:
+def facts(
+    run: AnyRun, data: ImageData, device: torch.device, folder: Path | None
+) -> dict[str, str]:
     """The block that is printed before training."""
-    network = run.network.build()
-    shape = (data.channels, *data.size)
-    forward = flops(network, shape)
     micro = run.train.micro_batch or run.train.batch
     parts = -(-run.train.batch // micro)
     described = {
@@ -102,10 +100,7 @@ def facts(run: Run, data: ImageData, device: torch.device, folder: Path | None) 
         if device.type == "cpu"
         else f"{device}, {torch.cuda.get_device_name(device) if device.type == 'cuda' else ''}",
         "data": data.describe(),
-        "process": str(run.process),
-        "network": f"{count(parameter_count(network))} parameters, {short(forward, 'FLOP')} an "
-        f"image forward, about {short(3 * forward, 'FLOP')} in training; predicts by "
-        f"{type(run.parameterization).__name__}",
+        **TASKS[type(run)].facts(run, data),
         "plan": f"{budget_words(run)}, batch {run.train.batch}"
         + (f" in {parts} parts" if parts > 1 else "")
         + f", lr {run.train.lr:g}, seed {run.train.seed}",
@@ -121,7 +116,7 @@ FEW_IMAGES = 100
 class Trainer:
     """One run of `sfumato train`, new or resumed."""
 
-    def __init__(self, run: Run, data: ImageData, device: torch.device, quiet: bool) -> None:
+    def __init__(self, run: AnyRun, data: ImageData, device: torch.device, quiet: bool) -> None:
         self.run, self.device, self.quiet = run, device, quiet
         self.budget = run.train  # what the forecast is for
         self.data = data
@@ -250,7 +245,14 @@ class Trainer:
 
     def _loop(self, state: TrainState, session: Session) -> None:
         task = session.task
-        train(state, task.loss, task.batches(), self.run.train, session)
+        train(
+            state,
+            task.loss,
+            task.batches(),
+            self.run.train,
+            session,
+            remember=task.remember,
+        )
 
     def _test(self, state: TrainState, session: Session) -> None:
         """The loss of the averaged weights on the images that were kept apart."""
@@ -278,7 +280,8 @@ class Trainer:
             say(f"Stopped and saved at step {state.step:,}. Go on with: sfumato train {folder}")
             return
         shown = session.task.show(state.average, quick=False)
-        session.save_grid(state, shown, folder / "samples.png")
+        if shown is not None:
+            session.save_grid(state, shown, folder / "samples.png")
         if not already:
             self._test(state, session)
         rows = read_metrics(folder)

@@ -6,11 +6,14 @@ as much: the backward pass repeats each product twice.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
+
+TOKENS = 16  # of a caption, for counting
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,14 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def flops(network: nn.Module, shape: tuple[int, ...], classes: int = 0) -> int:
+def flops(network: nn.Module, shape: tuple[int, ...], classes: int = 0, context: int = 0) -> int:
     """Forward FLOPs of one image of `shape` (C, H, W); a multiply-add is 2.
 
-    classes: more than 0 gives the network a label, as a conditional one gets it in training.
+    classes: more than 0 gives the network a label, as a conditional one gets it in training;
+    context: more than 0 gives it TOKENS tokens of that many features.
     Nothing is computed, so that a large network answers at once.
     """
-    return counted(network, shape, classes).get_total_flops()
+    return counted(network, shape, classes, context).get_total_flops()
 
 
 def table(network: nn.Module, shape: tuple[int, ...], classes: int = 0) -> tuple[Row, ...]:
@@ -71,14 +75,34 @@ def shape_of(output: Tensor | list[Tensor]) -> tuple[int, ...]:
     return tuple(last.shape[1:])
 
 
-def counted(network: nn.Module, shape: tuple[int, ...], classes: int) -> FlopCounterMode:
+def counted(
+    network: nn.Module, shape: tuple[int, ...], classes: int, context: int = 0
+) -> FlopCounterMode:
     """A counter that has seen one forward pass, on the meta device: shapes without numbers."""
+    return counted_call(network, shape, asked(classes, context))
+
+
+def asked(classes: int, context: int) -> Tensor | dict[str, Tensor] | None:
+    """A condition without numbers: tokens where there is a context, else a label, else none."""
+    if context:
+        tokens = torch.empty(1, TOKENS, context, device="meta")
+        return {
+            "tokens": tokens,
+            "mask": torch.empty(1, TOKENS, dtype=torch.bool, device="meta"),
+        }
+    return torch.empty(1, device="meta", dtype=torch.long) if classes else None
+
+
+def counted_call(
+    network: nn.Module, shape: tuple[int, ...], cond: Any, with_level: bool = True
+) -> FlopCounterMode:
+    """A counter of network(x, noise level, cond), or without with_level network(x, cond)."""
     state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     meta = {name: value.detach().to("meta") for name, value in state.items()}
     dtype = next((value.dtype for value in meta.values() if value.is_floating_point()), None)
     x = torch.empty(1, *shape, device="meta", dtype=dtype)
-    cond = torch.empty(1, device="meta", dtype=torch.long) if classes else None
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        functional_call(network, meta, (x, torch.empty(1, device="meta"), cond))
+        level = (torch.empty(1, device="meta"),) if with_level else ()
+        functional_call(network, meta, (x, *level, cond))
     return counter

@@ -2,11 +2,17 @@
 
 from typing import Any
 
-from ..config import Run
+from ..config import AutoencoderRun, ClassifierRun, Run
+from .autoencoding import Autoencoding
+from .classifying import Classifying
 from .diffusion import Diffusion
 from .task import Parts, Shown, Task, settle_precision
 
-TASKS: dict[type, Any] = {Run: Diffusion}
+TASKS: dict[type, Any] = {
+    Run: Diffusion,
+    AutoencoderRun: Autoencoding,
+    ClassifierRun: Classifying,
+}
 
 __all__ = ["TASKS", "Parts", "Shown", "Task", "settle_precision", "task_of"]
 

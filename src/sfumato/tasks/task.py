@@ -8,9 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..console import count, short
 from ..data import ImageData
 from ..devices import Trial, faster_precision
 from ..folder import DataCard
+from ..networks.describe import parameter_count
 from ..training import Batch, TrainState
 
 
@@ -42,6 +44,21 @@ class Task(Protocol):
     @property
     def run(self) -> Any: ...
 
+    @staticmethod
+    def settled(run: Any, data: ImageData) -> Any:
+        """The run with what only the data can say filled in."""
+        ...
+
+    @staticmethod
+    def facts(run: Any, data: ImageData) -> dict[str, str]:
+        """What the settled run trains, for people."""
+        ...
+
+    @classmethod
+    def of(cls, run: Any, parts: Parts) -> "Task":
+        """The settled run with its parts; may read, encode and write into its folder."""
+        ...
+
     def build(self) -> nn.Module:
         """The model with fresh weights, which depend on train.seed alone."""
         ...
@@ -62,17 +79,29 @@ class Task(Protocol):
         """The log-SNR of `count` equal shares of the held-out batch; [] where there is none."""
         ...
 
+    def remember(self, model: nn.Module, batch: Batch, losses: Tensor) -> None:
+        """Told once a step, after it: the batch's losses, (B,)."""
+        ...
+
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         """What the model itself computes for the batch, to compare precisions by."""
         ...
 
-    def show(self, model: nn.Module, quick: bool) -> Shown:
-        """Pictures from fixed seeds; quick ones for a preview."""
+    def show(self, model: nn.Module, quick: bool) -> Shown | None:
+        """Pictures from fixed seeds; quick ones for a preview. None where there are none."""
         ...
 
     def finish(self, state: TrainState) -> list[str]:
         """Leave what only a finished run can; the lines that tell the user what to do next."""
         ...
+
+
+def cost(network: nn.Module, forward: int) -> str:
+    """Size and FLOPs of a network, in words."""
+    return (
+        f"{count(parameter_count(network))} parameters, {short(forward, 'FLOP')} an image forward, "
+        f"about {short(3 * forward, 'FLOP')} in training"
+    )
 
 
 def settle_precision(task: Any) -> tuple[str, str]:

@@ -1,0 +1,125 @@
+"""A run's folder as working parts again: its denoiser, codec and conditions, for sampling."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+
+from . import checkpoint
+from .assembly import build
+from .classification import NoisyClassifier, log_prob_of
+from .codec import Codec
+from .conditions import Captions, Conditions, ForClassifier, Labels, Nothing
+from .config import ClassifierRun, Run, loads
+from .denoiser import NetworkDenoiser
+from .devices import DTYPES
+from .folder import DataCard, find, read_card
+from .guidance import LogProb
+from .storage import read_folder
+from .tasks.classifying import build_classifier
+from .text import load_table
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run that can be sampled."""
+
+    folder: Path
+    run: Run
+    card: DataCard
+    denoiser: NetworkDenoiser
+    step: int
+    device: torch.device
+    weights: str  # "average" or "raw"
+    codec: Codec
+    conditions: Conditions
+    guide: NoisyClassifier | None = None
+
+    @property
+    def log_prob(self) -> LogProb | None:
+        return None if self.guide is None else log_prob_of(self.guide)
+
+
+def load_run(
+    name: str,
+    device: torch.device,
+    raw: bool = False,
+    precision: str | None = None,
+    best: bool = False,
+) -> Loaded:
+    """The newest whole checkpoint of a run, or its best average, ready to draw from.
+
+    Raises: FileNotFoundError where there is no run, or none with a checkpoint; ValueError where it
+    draws nothing.
+    """
+    folder = find(name)
+    run = loads((folder / "run.json").read_text("utf-8"))
+    if not isinstance(run, Run):
+        raise ValueError(
+            f"{folder} is a {type(run).__name__}, which draws nothing: look at its samples.png, or "
+            f"measure it by sfumato evaluate {folder}."
+        )
+    weights = "raw" if raw else "best average" if best else "average"
+    step, tensors = load_weights(folder, raw, best)
+    denoiser = build(run, device).eval()
+    denoiser.load_state_dict(tensors)
+    denoiser.precision = DTYPES[precision or run.precision]
+    card = read_card(folder)
+    codec = run.codec.build(folder, device)
+    conditions = conditions_in(folder, run)
+    return Loaded(folder, run, card, denoiser, step, device, weights, codec, conditions)
+
+
+def load_weights(folder: Path, raw: bool, best: bool) -> tuple[int, dict[str, torch.Tensor]]:
+    """(step, state dict) of a run's newest checkpoint or of its best average.
+
+    Raises: FileNotFoundError where there is none.
+    """
+    if best:
+        kept = checkpoint.best_folders(folder)
+        if not kept:
+            raise FileNotFoundError(
+                f"{folder} has no best average: it holds no image back, or has not looked yet."
+            )
+        return int(kept[-1].name.partition("-")[2]), load(
+            read_folder(kept[-1])["average.safetensors"]
+        )
+    found = checkpoint.newest(folder, lambda text: print(text, file=sys.stderr), mend=False)
+    if found is None:
+        raise FileNotFoundError(f"{folder} has no checkpoint yet; train it: sfumato train {folder}")
+    path, files = found
+    name = "weights.safetensors" if raw else "average.safetensors"
+    return int(path.name.partition("-")[2]), load(files[name])
+
+
+def conditions_in(folder: Path, run: Run) -> Conditions:
+    """What the run in this folder can be asked for."""
+    if run.text is not None:
+        return Captions(load_table(folder), run.text)
+    return Labels(run.network.classes) if run.network.classes else Nothing()
+
+
+def guided(loaded: Loaded, name: str) -> Loaded:
+    """The loaded run with the classifier of another run, averaged weights, to guide it.
+
+    Raises: ValueError where that run trained something else, or on other classes.
+    """
+    folder = find(name)
+    run = loads((folder / "run.json").read_text("utf-8"))
+    if not isinstance(run, ClassifierRun):
+        raise ValueError(f"--classifier {name}: {folder} is a {type(run).__name__}, no classifier.")
+    guide = build_classifier(run, loaded.device).eval()
+    guide.load_state_dict(load_weights(folder, False, False)[1])
+    guide.requires_grad_(False)
+    names, own = read_card(folder).class_names, loaded.card.class_names
+    if loaded.run.network.classes:
+        if names != own:
+            raise ValueError(
+                f"the classifier knows the classes {names}, the model {own}: train one of them "
+                "again on the other's images."
+            )
+        return replace(loaded, guide=guide)
+    card = replace(loaded.card, class_names=names)
+    return replace(loaded, guide=guide, card=card, conditions=ForClassifier())
