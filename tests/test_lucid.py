@@ -139,7 +139,7 @@ def test_weights_of_another_network_are_refused_by_name():
         weights = TINY.build().state_dict()
     odd = {**weights, "mid_attn.to_qkv.weight": torch.zeros(3)}
     with pytest.raises(
-        ValueError, match=r"1 weights do not fit .* mid_attn\.to_qkv\.weight: \(3,\)"
+        ValueError, match=r"1 weights do not fit .*mid_attn\.to_qkv\.weight: \(3,\)"
     ):
         config_of(odd)
     with pytest.raises(ValueError, match=r"downs\.0\.2\.mem_kv' is missing"):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..config import NetworkConfig
 from ..networks.lucid import LucidUNetConfig
 
 GROUPS = 8  # of version 1.9, which no shape tells
@@ -20,7 +21,7 @@ def config_of(weights: dict[str, Tensor]) -> LucidUNetConfig:
             f"no U-Net of denoising-diffusion-pytorch 1.9 to 2.3: {error} is missing. Older files "
             "have another layout; load and save them there with a newer version."
         ) from error
-    _check(config, weights)
+    check_fits(config, weights, "denoising-diffusion-pytorch")
     return config
 
 
@@ -57,13 +58,12 @@ def _one_for_all(values: list[int]) -> tuple[int, ...]:
     return tuple(values[:1] if len(set(values)) == 1 else values)
 
 
-def _check(config: LucidUNetConfig, weights: dict[str, Tensor]) -> None:
+def check_fits(config: NetworkConfig, weights: dict[str, Tensor], program: str) -> None:
+    """Raise ValueError unless the network of `config` has exactly these keys and shapes."""
     with torch.device("meta"):
         ours = {key: tuple(v.shape) for key, v in config.build().state_dict().items()}
     theirs = {key: tuple(value.shape) for key, value in weights.items()}
     wrong = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
     if wrong:
         shown = ", ".join(f"{key}: {theirs.get(key)}, not {ours.get(key)}" for key in wrong[:3])
-        raise ValueError(
-            f"{len(wrong)} weights do not fit a U-Net of denoising-diffusion-pytorch: {shown}"
-        )
+        raise ValueError(f"{len(wrong)} weights do not fit the network of {program}: {shown}")

@@ -86,13 +86,18 @@ def _loaded(path: Path) -> Tree:
         with path.open("rb") as file:  # given a name, torch.load believes its suffix
             tree = torch.load(file, weights_only=True, map_location="cpu")
     except READ_ERRORS as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Refused(f"damaged, or no file of torch.save: {first}") from error
+        raise Refused(f"damaged, or no file of torch.save: {_first_line(error)}") from error
     budget = iter(range(MAX_VALUES))
     plain = _plain(tree, MAX_DEPTH, budget)
     if not isinstance(plain, dict):
         raise Refused(f"it holds a {type(tree).__name__}, where a dict of tensors is wanted.")
     return plain
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return "torch.load refuses its pickle."  # its own text advises to load it anyway
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _plain(value: object, depth: int, budget: Iterator[int]) -> Value:
