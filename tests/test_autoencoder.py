@@ -16,6 +16,7 @@ from sfumato.interop.autoencoders import (
     read_kl,
 )
 from sfumato.networks.autoencoder import AutoencoderConfig, cropped, flops
+from sfumato.networks.unet import pad_to_multiple
 
 PEERS = {
     "f4": {"block_out_channels": (16, 32, 32), "layers_per_block": 1, "norm_num_groups": 8},
@@ -180,6 +181,13 @@ def test_images_of_any_size_come_back_as_large(size):
     assert decoded.shape == x.shape
     assert mean.shape == log_var.shape == eps.shape
     assert torch.equal(decoded, cropped(model.decode(mean), *size))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 13), (1, 5), (10, 3)])
+def test_cropping_undoes_padding(size):
+    x = images(TINY, *size)
+    padded, _ = pad_to_multiple(x, 8)
+    assert torch.equal(cropped(padded, *size), x)
 
 
 @torch.no_grad()
