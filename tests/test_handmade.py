@@ -84,6 +84,18 @@ def test_the_finest_skip_matters():
     assert (network(x, level) - before).abs().max() > 1e-2
 
 
+def test_each_skip_is_what_its_level_made_before_shrinking():
+    network, (x, level) = alive(SMALL.build()), images()
+    made, given = [], []
+    for down in network.down:
+        down.block.register_forward_hook(lambda _, __, output: made.append(output))
+    for up in network.up:
+        up.register_forward_pre_hook(lambda _, inputs: given.append(inputs[1]))
+    network(x, level)
+    for feature, output in zip(given, reversed(made), strict=True):
+        close(feature, output, 0)
+
+
 def test_the_finest_skip_alone_carries_details():
     """With nothing from below, an image still comes through: sharp, and where it was."""
     network, (x, level) = alive(SMALL.build()), images(n=1)
