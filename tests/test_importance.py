@@ -69,14 +69,14 @@ def full_history(sizes, keep=10):
 
 def test_a_step_is_drawn_as_often_as_its_probability():
     history = full_history([1.0, 2.0, 4.0, 0.0, 1.0])
-    u = (torch.arange(200_000).double() + 0.5) / 200_000
+    u = (torch.arange(20_000).double() + 0.5) / 20_000
     place, p = history.place(u, 0.01), history.probabilities(0.01)
-    torch.testing.assert_close(place.step.bincount().double() / len(u), p, rtol=0, atol=1e-5)
+    torch.testing.assert_close(place.step.bincount().double() / len(u), p, rtol=0, atol=1e-4)
     torch.testing.assert_close(place.weight, 1 / (5 * p[place.step]))
     assert torch.equal((place.u * 5).long(), place.step)
     for step in range(5):  # and evenly within the step
         inside = place.u[place.step == step] * 5 - step
-        torch.testing.assert_close(inside.mean(), f64(0.5), rtol=0, atol=1e-3)
+        torch.testing.assert_close(inside.mean(), f64(0.5), rtol=0, atol=0.02)
 
 
 def test_the_mean_of_the_loss_stays_and_its_variance_falls():
@@ -216,9 +216,9 @@ def test_a_run_that_was_saved_and_read_back_is_the_run_that_never_stopped(stop_a
 
 def of_a_real_run(hooks, state=None):
     """A tiny run, by the loop and the checkpoints that all runs have."""
-    objective = ImportanceSampled(VariationalBound(10), steps=10, keep=3)
+    objective = ImportanceSampled(VariationalBound(10), steps=10, keep=2)
     row = PredictNoise(10.0, -1.0)
-    config = replace(tiny.run(steps=20), parameterization=row, learned_variance=True)
+    config = replace(tiny.run(steps=12), parameterization=row, learned_variance=True)
     config = replace(config, process=LinearBetas(10), objective=objective)
     fresh, loss, batch_at, settings = tiny.parts(settle(config, tiny.images()))
     if state is not None:
@@ -233,12 +233,12 @@ def of_a_real_run(hooks, state=None):
 
 def test_a_real_run_resumes_bit_for_bit():
     whole, objective = of_a_real_run(tiny.Hooks())
-    part, _ = of_a_real_run(tiny.Hooks(stop_at=11))
+    part, _ = of_a_real_run(tiny.Hooks(stop_at=7))
     rest, _ = of_a_real_run(tiny.Hooks(), part)
     assert tiny.same(whole, rest)
     history = objective.history_of(whole.model)
     assert history.full
-    assert history.counts.sum() == 20 * 12  # each example of each step, once
+    assert history.counts.sum() == 12 * 12  # each example of each step, once
     assert torch.equal(history.losses, objective.history_of(whole.average).losses)
 
 

@@ -134,7 +134,9 @@ def variational_bits(
     """The bound of uint8 images, (N, C, H, W), by a chain of `steps` equal steps.
 
     steps: any number; at the one that a DiscreteVP has it is the chain that was trained, with fewer
-    the strided one. One network call for each step and image. cond: (N, ...) rows, or None.
+    the strided one. One network call for each step and image. Clipped(denoiser) is a chain as well,
+    whose bound is much the lower where noise hides the image, and the papers' numbers are of it.
+    cond: (N, ...) rows, or None.
     progress is called with the network calls done and those wanted, counted in batches.
     """
     denoiser = as_chain(denoiser)
