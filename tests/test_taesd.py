@@ -122,6 +122,7 @@ def test_the_shape_is_read_off_the_tensors(tmp_path, change):
         assert config == replace(TAEF2, **change)
         config.build().load_state_dict(weights)
         assert all(torch.equal(weights[name], state[name].float()) for name in state)
+        assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
 def test_two_pairs_in_a_folder_have_to_be_told_apart(tmp_path):
