@@ -135,7 +135,7 @@ def variational_bits(
 
     steps: any number; at the one that a DiscreteVP has it is the chain that was trained, with fewer
     the strided one. One network call for each step and image. Clipped(denoiser) is a chain as well,
-    whose bound is much the lower where noise hides the image, and the papers' numbers are of it.
+    whose bound is far lower in high noise; the papers' numbers are of it (from memory).
     cond: (N, ...) rows, or None.
     progress is called with the network calls done and those wanted, counted in batches.
     """
