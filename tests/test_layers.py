@@ -15,10 +15,11 @@ ROOT = Path(sfumato.__file__).parent
 LAYERS = [
     {"process"},
     {"discrete"},
+    {"noising"},
     {"prediction", "parameterization"},
     {"denoiser"},
     {"exact", "guidance", "solvers", "objective", "likelihood", "grids"},
-    {"bound", "sampling"},
+    {"bound", "sampling", "importance", "classification"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # What may be used without any diffusion: it imports none of the layers.
@@ -29,13 +30,21 @@ APART = [
     "data",
     "ema",
     "films",
+    "latent_cache",
+    "latents",
     "lettering",
+    "minilm",
     "networks",
     "page",
     "pictures",
     "plots",
+    "reconstruction",
+    "spectra",
     "storage",
+    "text",
     "training",
+    "training_film",
+    "vocabulary",
 ]
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 STANDING_APART = [path for path in MODULES if path.with_suffix("").parts[0] in APART]

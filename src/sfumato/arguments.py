@@ -64,8 +64,10 @@ class Train:
         tyro.conf.Positional[str],
         tyro.conf.arg(metavar="RECIPE|DATA|RUN", help_behavior_hint=""),
     ] = ""
-    """A recipe (digits, digits_ddpm, digits_flow, or your own FILE.py:FUNCTION), images (a folder,
-    an archive, IDX files) or the folder of a run to go on with."""
+    """A recipe (`sfumato recipes` lists them; or your own FILE.py:FUNCTION), images (a folder, an
+    archive, IDX files) or the folder of a run to go on with."""
+    data: Text = None
+    """Images for a recipe instead of its own: a name, a folder, an archive, files."""
     out: Folder = None
     """Folder to make; default runs/NAME, never one that exists."""
     name: Text = None

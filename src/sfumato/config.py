@@ -29,6 +29,7 @@ from .networks.four_conv import FourConvConfig
 from .networks.handmade import HandmadeConfig
 from .networks.lucid import LucidUNetConfig
 from .networks.sd_unet import SDUNetConfig
+from .networks.small import PulferUNetConfig, StarterCNNConfig
 from .networks.unet import UNetConfig
 from .networks.unet2d import UNet2DConfig
 from .noising import ScaledInput, SigmoidSignal
@@ -44,7 +45,8 @@ class DataConfig:
 
     source: a built-in name or a path. size: side after the centre crop; None keeps the images'.
     held_out: images kept out of training for the held-out loss, at most a tenth of all.
-    test: images that training never sees in any form, not even as held-out loss; measured once.
+    test: images that training never sees in any form, not even as held-out loss, and that are
+        measured once, at the end; at most a fifth of all.
     label_dropout: the share of labels or captions that become the null condition, for
         classifier-free guidance.
     """
@@ -218,7 +220,7 @@ ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is ask
     ),
     NetworkConfig: (
         *(UNetConfig, UNet2DConfig, SDUNetConfig, DiTConfig, ADMConfig, LucidUNetConfig),
-        *(HandmadeConfig, FourConvConfig),
+        *(HandmadeConfig, FourConvConfig, PulferUNetConfig, StarterCNNConfig),
     ),
     CodecConfig: (Pixels, AutoencoderCodec),
     training.Schedule: (training.Constant, training.LinearDecay, training.CosineDecay),

@@ -93,6 +93,8 @@ def plan(args: Train, progress: Any = None) -> tuple[AnyRun, ImageData]:
         data_flags["flip"] = True
     if run is not None and args.config is not None and args.source:
         data_flags["source"] = args.source
+    if args.data is not None:
+        data_flags["source"] = args.data
     config = replace(run.data if run else DataConfig(source=args.source), **data_flags)
     config = replace(config, **given(label_dropout=args.label_dropout, test=args.test))
     for setting in args.settings:

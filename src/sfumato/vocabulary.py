@@ -30,7 +30,6 @@ PEERS = {  # what other programs call it: what it is here
     "project": "--out",
     "train-data-dir": "a positional argument: sfumato train FOLDER",
     "dataset-name": "a positional argument: sfumato train FOLDER",
-    "data": "a positional argument: sfumato train FOLDER",
     "data-dir": "a positional argument: sfumato train FOLDER",
     "folder": "a positional argument: sfumato train FOLDER",
     "resolution": "--size",

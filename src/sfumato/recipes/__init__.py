@@ -4,20 +4,36 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from ..config import Run, near
-from .digits import digits, digits_ddpm, digits_flow
+from ..config import AnyRun, near
+from . import comparison, digits, latents, report, survey, tutorials
 from .own_images import own_images
 
-RECIPES: dict[str, Callable[[], Run]] = {
-    "digits": digits,
-    "digits_ddpm": digits_ddpm,
-    "digits_flow": digits_flow,
+Recipe = Callable[[], AnyRun]
+RECIPES: dict[str, Recipe] = {
+    recipe.__name__: recipe
+    for recipe in (
+        *(digits.digits, digits.digits_ddpm, digits.digits_flow),
+        *(tutorials.unet2d_mnist, tutorials.unet2d_small),
+        *(tutorials.handmade_cifar10, tutorials.handmade_small),
+        *(tutorials.four_conv_mnist, tutorials.tiny_mnist),
+        *(survey.improved_ddpm, survey.improved_ddpm_vlb),
+        *(survey.label_tokens, survey.emoji_text),
+        *(latents.autoencoder_f4, latents.autoencoder_f8),
+        *(latents.latent_unet, latents.latent_dit, latents.dit_s_2),
+        *(survey.sd_unet, survey.sd_unet_small, survey.dit_pixels, survey.dit_flow),
+        *(comparison.compare_unet2d, comparison.compare_sd_unet, comparison.compare_dit),
+        *(report.lucid_cifar10, report.lucid_small),
+        *(report.optimised_cifar10, report.optimised_small),
+        *(report.stl10, report.celeba64, report.celebahq128, report.celebahq256),
+        report.high_resolution_small,
+        *(survey.digits_unlabelled, survey.noisy_classifier),
+    )
 }
 
-__all__ = ["RECIPES", "own_images", "recipe_at"]
+__all__ = ["RECIPES", "Recipe", "own_images", "recipe_at"]
 
 
-def recipe_at(name: str) -> Callable[[], Run] | None:
+def recipe_at(name: str) -> Recipe | None:
     """The recipe of this name, or in a file of the user's, FILE.py:FUNCTION; None if it is neither.
 
     Raises: ValueError where the file has no such function.

@@ -1,0 +1,224 @@
+"""The systems of the survey: Improved DDPM, conditions, Stable Diffusion's U-Net and DiT."""
+
+from dataclasses import replace
+
+from ..bound import Hybrid, VariationalBound
+from ..classification import ClassifierLoss
+from ..config import ClassifierRun, DataConfig, Run, SamplingConfig
+from ..discrete import CosineBetas, LinearBetas
+from ..grids import KarrasGrid, TrailingGrid, UniformGrid
+from ..importance import ImportanceSampled
+from ..networks.classifier import ClassifierConfig
+from ..networks.dit import DiTConfig
+from ..networks.sd_unet import SDUNetConfig
+from ..networks.unet import UNetConfig
+from ..objective import Denoising, DiscreteTimes, LogitNormalTimes, LogNormalTimes, UniformTimes
+from ..parameterization import EDMPreconditioning, PredictVelocity
+from ..process import Karras, RectifiedFlow, Trigonometric
+from ..solvers import Ancestral, Heun
+from ..text import TextConfig
+from ..training import TrainConfig
+from .digits import NETWORK, digits
+from .tutorials import INDEX
+
+
+def improved_ddpm() -> Run:
+    """Improved DDPM: cosine schedule, learned variance, L_hybrid; 50 strided steps.
+
+    Source: 003
+    Command: sfumato train improved_ddpm; then sfumato evaluate last
+    """
+    return Run(
+        name="improved_ddpm",
+        recipe="improved_ddpm",
+        data=DataConfig(source="digits", held_out=500),
+        process=CosineBetas(steps=1000),
+        parameterization=INDEX,
+        objective=Hybrid(steps=1000, vlb_weight=0.001),
+        network=UNetConfig(channels=32, multipliers=(1, 2), attention_at=(), patch=2),
+        train=TrainConfig(seconds=900, batch=64, lr=2e-3),
+        sampling=SamplingConfig(Ancestral(None), TrailingGrid(), steps=50, guidance=1.5),
+        learned_variance=True,
+    )
+
+
+def improved_ddpm_vlb() -> Run:
+    """The variational bound itself as the loss, with importance-sampled times: fewest bits.
+
+    Source: 003
+    Command: sfumato train improved_ddpm_vlb; then sfumato evaluate last
+    """
+    return replace(
+        improved_ddpm(),
+        name="improved_ddpm_vlb",
+        recipe="improved_ddpm_vlb",
+        objective=ImportanceSampled(VariationalBound(steps=1000), steps=1000),
+    )
+
+
+def label_tokens() -> Run:
+    """Labels as a sequence of one token, read by cross-attention instead of added to the time.
+
+    Source: 003
+    Command: sfumato train label_tokens
+    """
+    return Run(
+        name="label_tokens",
+        recipe="label_tokens",
+        data=DataConfig(source="digits", held_out=500),
+        process=Karras(),
+        parameterization=EDMPreconditioning(sigma_data=0.0),
+        objective=Denoising(LogNormalTimes(mean=-1.0, std=1.2)),
+        network=SDUNetConfig(
+            channels=32,
+            multipliers=(1, 2, 2),
+            blocks=1,
+            groups=8,
+            dropout=0.0,
+            classes=10,
+            context=64,
+            label_tokens=True,
+            noise_scale=250.0,
+        ),
+        train=TrainConfig(seconds=900, batch=64, lr=2e-3),
+        sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=2.0, clipped=True),
+    )
+
+
+def emoji_text() -> Run:
+    """Text to image: 1,903 emoji at 32 x 32 and their names, read by MiniLM.
+
+    Source: 003
+    Command: sfumato train emoji_text; then sfumato sample last --prompt "a red heart" "green apple"
+    """
+    return Run(
+        name="emoji_text",
+        recipe="emoji_text",
+        data=DataConfig(source="twemoji", size=32, held_out=100, label_dropout=0.15),
+        process=Karras(),
+        parameterization=EDMPreconditioning(sigma_data=0.0),
+        objective=Denoising(LogNormalTimes(mean=-0.8, std=1.3)),
+        network=SDUNetConfig(
+            channels=48,
+            multipliers=(1, 2, 3),
+            blocks=1,
+            groups=8,
+            head_channels=48,
+            dropout=0.0,
+            noise_scale=250.0,
+        ),
+        train=TrainConfig(seconds=2400, batch=64, lr=1.5e-3),
+        sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, guidance=2.0, clipped=True),
+        text=TextConfig(max_tokens=16),
+    )
+
+
+def sd_unet() -> Run:
+    """The survey's Stable-Diffusion U-Net: ch 64, ch_mult 1-2-4, two blocks, dropout 0.1.
+
+    At 64 pixels, where attention at 16 is attention at factor 4. 15.7 M weights.
+
+    Source: 003
+    Command: sfumato train sd_unet --data FOLDER
+    """
+    return Run(
+        name="sd_unet",
+        recipe="sd_unet",
+        data=DataConfig(source="celeba", size=64, flip=True, labels=False),
+        process=LinearBetas(steps=1000),
+        parameterization=INDEX,
+        objective=Denoising(DiscreteTimes(steps=1000)),
+        network=SDUNetConfig(),
+        train=TrainConfig(epochs=100, batch=64, lr=2e-4, preview_epochs=20),
+        sampling=SamplingConfig(Ancestral(), TrailingGrid(), steps=250, clipped=True),
+    )
+
+
+def sd_unet_small() -> Run:
+    """The same structure at 1.1 M weights, on digits, with their classes.
+
+    Source: 003
+    Command: sfumato train sd_unet_small
+    """
+    return replace(
+        sd_unet(),
+        name="sd_unet_small",
+        recipe="sd_unet_small",
+        data=DataConfig(source="digits", held_out=500),
+        network=SDUNetConfig(channels=32, multipliers=(1, 2, 2), blocks=1, groups=8),
+        train=TrainConfig(seconds=900, batch=64, lr=1e-3),
+        sampling=SamplingConfig(Ancestral(), TrailingGrid(), steps=100, guidance=1.5, clipped=True),
+    )
+
+
+def dit_pixels() -> Run:
+    """A small DiT on pixels: patches of 4, eight blocks 192 wide, learned sigma, rectified times.
+
+    Source: 003
+    Command: sfumato train dit_pixels
+    """
+    return Run(
+        name="dit_pixels",
+        recipe="dit_pixels",
+        data=DataConfig(source="digits", held_out=500),
+        process=LinearBetas(steps=1000),
+        parameterization=INDEX,
+        objective=Hybrid(steps=1000, vlb_weight=0.001),
+        network=DiTConfig(patch=4, depth=8, width=192, heads=3),
+        train=TrainConfig(seconds=900, batch=64, lr=1e-3),
+        sampling=SamplingConfig(Ancestral(None), TrailingGrid(), steps=100, guidance=1.5),
+        learned_variance=True,
+    )
+
+
+def dit_flow() -> Run:
+    """The same DiT as a rectified flow, as in SiT: velocity, logit-normal times, Heun's method.
+
+    Source: 003
+    Command: sfumato train dit_flow
+    """
+    return replace(
+        dit_pixels(),
+        name="dit_flow",
+        recipe="dit_flow",
+        process=RectifiedFlow(),
+        parameterization=PredictVelocity(),
+        objective=Denoising(LogitNormalTimes()),
+        learned_variance=False,
+        sampling=SamplingConfig(Heun(), UniformGrid(), steps=25, guidance=1.5, clipped=True),
+    )
+
+
+def digits_unlabelled() -> Run:
+    """The demo's model without labels: what a classifier can guide.
+
+    Source: 004
+    Command: sfumato train digits_unlabelled
+    """
+    return replace(
+        digits(),
+        name="digits_unlabelled",
+        recipe="digits_unlabelled",
+        data=DataConfig(source="digits", labels=False, held_out=500),
+        network=NETWORK,
+        train=TrainConfig(seconds=600, batch=64, lr=2e-3),
+        sampling=SamplingConfig(Heun(), KarrasGrid(), steps=18, clipped=True),
+    )
+
+
+def noisy_classifier() -> ClassifierRun:
+    """A classifier of noised images, to guide a model that knows no classes.
+
+    Source: 004
+    Command: sfumato train noisy_classifier; then
+        sfumato sample digits_unlabelled --classifier noisy_classifier --classifier-scale 2
+    """
+    return ClassifierRun(
+        name="noisy_classifier",
+        recipe="noisy_classifier",
+        data=DataConfig(source="digits", held_out=500),
+        process=Trigonometric(),
+        objective=ClassifierLoss(UniformTimes()),
+        network=ClassifierConfig(patch=2, multipliers=(1, 2, 2), dropout=0.1),
+        train=TrainConfig(seconds=600, batch=64, lr=1e-3),
+    )
