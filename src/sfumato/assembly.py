@@ -37,7 +37,7 @@ class Splits:
 
 
 def splits_of(config: DataConfig, data: ImageData) -> Splits:
-    """The parts that the settings ask for; test is at most a fifth, held_out a tenth of the rest."""
+    """The parts asked for; test is at most a fifth of all, held_out a tenth of the rest."""
     test = None
     if kept := min(config.test, len(data) // 5):
         data, test = split(data, kept)

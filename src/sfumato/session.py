@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 from . import checkpoint
@@ -131,7 +132,8 @@ class Session:
         row = {"kind": "epoch", "step": state.step, "epoch": scalars["epoch"]}
         images = state.step * self.run.train.batch
         append_metrics(self.folder, {**row, "images": images, "loss": scalars["epoch_loss"]})
-        self.reporter.say(f"epoch {scalars['epoch']:,}: mean loss {scalars['epoch_loss']:.4f}")
+        if self.run.train.epochs is not None:  # else there may be one every few seconds
+            self.reporter.say(f"epoch {scalars['epoch']:,}: mean loss {scalars['epoch_loss']:.4f}")
 
     def _images_per_second(self, step: int) -> float:
         """Over the last fifty steps; previews and saves between them left out."""
@@ -169,6 +171,7 @@ class Session:
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
         path.parent.mkdir(exist_ok=True)
         self.save_grid(state, shown, path)
+        np.save(path.with_suffix(".npy"), shown.images.numpy())  # for spectra: a PNG has labels
         self.draw_losses(state)
 
     def _evaluate(self, state: TrainState) -> None:
