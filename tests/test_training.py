@@ -14,6 +14,7 @@ from sfumato.training import (
     LinearDecay,
     TrainConfig,
     losses_of,
+    prefetched,
     previews_due,
     split,
     take_step,
@@ -252,6 +253,33 @@ def test_every_die_of_a_batch_is_thrown_anew_each_step_and_for_each_seed():
         for a, b in ((0, 1), (0, 2)):
             assert not torch.equal(steps[a][name], steps[b][name]), name
     assert len(steps[0]["eps"].flatten(1).unique(dim=0)) == 12  # and anew for each image
+
+
+def test_prefetched_batches_are_the_same_in_any_order():
+    batch_at, made = batches(run(), images(), CPU), []
+
+    def counted(step):
+        made.append(step)
+        return batch_at(step)
+
+    with prefetched(counted) as ahead:
+        for step in (0, 1, 2, 9, 10, 3):  # on, and where a run goes on elsewhere
+            found, wanted = ahead(step), batch_at(step)
+            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert sorted(made) == [0, 1, 2, 3, 3, 4, 9, 10, 11]  # none twice but 3, once too early
+
+
+def test_an_error_in_a_prefetched_batch_is_not_lost():
+    def broken(step):
+        if step == 2:
+            raise OSError("the disk is gone")
+        return {"x": torch.zeros(1)}
+
+    with prefetched(broken) as ahead:
+        ahead(0)
+        ahead(1)
+        with pytest.raises(OSError, match="disk is gone"):
+            ahead(2)
 
 
 def test_held_out_images_keep_their_labels():

@@ -1,5 +1,6 @@
 """sfumato train: from a plan to a folder with a trained model in it."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +30,7 @@ from ..preflight import check_disk, forecast, rehearse, settle_memory
 from ..session import Session, StopRequest, steps_of
 from ..storage import clear_unfinished, write_file
 from ..tasks import TASKS, Parts, Task, settle_precision, task_of
-from ..training import TrainState, losses_of, train
+from ..training import TrainState, losses_of, prefetched, train
 
 
 def run_train(args: Train) -> None:
@@ -244,15 +245,10 @@ class Trainer:
         reporter.say(f"  goes on at step {state.step:,} of {path.name}")
 
     def _loop(self, state: TrainState, session: Session) -> None:
-        task = session.task
-        train(
-            state,
-            task.loss,
-            task.batches(),
-            self.run.train,
-            session,
-            remember=task.remember,
-        )
+        task, on_cpu = session.task, self.device.type == "cpu"
+        source = nullcontext(task.batches()) if on_cpu else prefetched(task.batches())
+        with source as batch_at:
+            train(state, task.loss, batch_at, self.run.train, session, remember=task.remember)
 
     def _test(self, state: TrainState, session: Session) -> None:
         """The loss of the averaged weights on the images that were kept apart."""
