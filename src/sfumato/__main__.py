@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from importlib import import_module
 
 RUNNERS = {  # what was typed: the module that does it, imported only then, and its function
@@ -22,6 +23,7 @@ def main() -> None:
     # Threads that wait for one another spin only briefly before they sleep. By default a step takes
     # several times as long where another program wants a core (experiments/LOG.md); as fast alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when torch loads
+    warnings.formatwarning = lambda message, *rest, **more: f"note: {message}\n"  # no file, no line
     from .arguments import UsageError, parse
 
     if sys.argv[1:] in (["--version"], ["version"]):
