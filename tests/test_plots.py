@@ -10,10 +10,17 @@ import torch
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from sfumato.pictures import read_settings
 from sfumato.plots import (
     BUCKETS,
     EMA,
+    EPOCH,
+    EPOCHS,
     RAW,
+    TEST,
+    bars_figure,
+    bound_figure,
+    draw_bound,
     draw_losses,
     loss_figure,
     schedule_figure,
@@ -129,11 +136,44 @@ def test_what_was_not_measured_is_a_gap():
     assert gaps == [[False, missing, False] for missing in (True, False, True, False)]
 
 
-def test_rows_without_levels_leave_that_panel_empty():
+def test_held_out_losses_without_levels_have_the_figure_to_themselves():
     rows = [{"kind": "held_out", "step": 1, "images": 100, "raw": 1.0, "ema": 0.5}]
-    losses, _, levels = draw_losses(rows).axes
+    losses, rate = draw_losses(rows).axes
     assert curves(losses, EMA, "-") == [[[100, 0.5]]]
+    assert losses.get_position().width == rate.get_position().width > 0.7
+
+
+def test_before_anything_is_held_out_the_levels_have_an_empty_panel():
+    _, _, levels = draw_losses([train_row(1, 0.5)]).axes
     assert [text.get_text() for text in levels.texts] == ["nothing measured yet"]
+
+
+def epoch_rows(count):
+    return [
+        {"kind": "epoch", "step": 10 * k, "images": 1000 * k, "epoch": k, "loss": 1 / k}
+        for k in range(1, count + 1)
+    ]
+
+
+def test_the_epochs_means_are_the_points_of_their_curve():
+    epochs = epoch_rows(5)
+    losses = draw_losses([*[train_row(k, 0.5) for k in range(1, 51)], *epochs]).axes[0]
+    assert curves(losses, EPOCH, "-") == [[[row["images"], row["loss"]] for row in epochs]]
+    assert "epoch mean  0.2" in [text.get_text() for text in losses.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize(
+    ("count", "drawn"), [(1, 0), (EPOCHS[0], 1), (EPOCHS[1], 1), (EPOCHS[1] + 1, 0)]
+)
+def test_epochs_are_drawn_where_they_are_neither_one_nor_too_many(count, drawn):
+    assert len(curves(draw_losses(epoch_rows(count)).axes[0], EPOCH, "-")) == drawn
+
+
+def test_the_test_loss_is_a_star_at_the_last_image():
+    rows = [train_row(k, 0.5) for k in range(1, 51)]
+    losses = draw_losses([*rows, {"kind": "test", "step": 50, "ema": 0.25}]).axes[0]
+    assert curves(losses, TEST, "None") == [[[5000, 0.25]]]
+    assert curves(draw_losses(rows).axes[0], TEST, "None") == []
 
 
 def test_levels_are_ordered_from_noisy_to_clean_whatever_their_order_in_the_rows():
@@ -199,6 +239,28 @@ def test_thinning_loses_neither_spikes_nor_order():
 
 def test_a_short_curve_is_not_thinned():
     assert thinned(np.array([1.0, NAN, 3.0])).tolist() == [0, 2]
+
+
+# --- an evaluation
+
+BARS = [{"x": k, "mean": 0.5 + k, "error": 0.1} for k in range(3)]
+
+
+def test_the_bounds_bits_add_up_from_the_prior_to_the_decoder():
+    each, spent, loss = draw_bound([5.0, 0.0, -float("inf")], [0.5, 2.0, 0.25], 0.125, BARS).axes
+    divergences, decoder = (line.get_xydata().tolist() for line in each.lines[:2])
+    assert divergences[0] == [0.0, 2.0]
+    assert np.isnan(divergences[1][0])  # pure noise
+    assert decoder == [[5.0, 0.5]]
+    assert spent.lines[0].get_ydata().tolist() == [2.875, 2.375, 0.375]
+    assert loss.containers[0].lines[0].get_xydata().tolist() == [[0, 0.5], [1, 1.5], [2, 2.5]]
+
+
+def test_figures_of_an_evaluation_keep_their_settings(tmp_path):
+    bound_figure([5.0, 0.0], [0.5, 2.0], 0.125, BARS, tmp_path / "a.png", {"run": "x"})
+    panels = {"Right": ("sigma / alpha", BARS), "Nats": ("sigma / alpha", BARS)}
+    bars_figure(panels, tmp_path / "b.png", {"run": "y"})
+    assert [read_settings(tmp_path / name)["run"] for name in ("a.png", "b.png")] == ["x", "y"]
 
 
 # --- the rest

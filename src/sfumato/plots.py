@@ -1,4 +1,4 @@
-"""Figures of a run: how its losses fell, and how its process adds noise.
+"""Figures of a run: how its losses fell, how its process adds noise, what an evaluation found.
 
     smoothed(k) = median of loss(j) over |j - k| <= window / 2
 
@@ -27,6 +27,8 @@ Row = Mapping[str, Any]
 
 DOTS_PER_INCH = 120
 FAINT, TRAIN, RAW, EMA = "#c3cbd6", "#52647d", "#e08214", "#1b7837"  # told apart when colour-blind
+EPOCH, TEST = "#762a83", "#b2182b"
+EPOCHS = (2, 300)  # fewest and most whose means are drawn: one is no curve, many are no points
 FEW = 40  # points of a curve up to which each gets a marker
 BUCKETS = 1500  # of a long curve, more than its pixels
 SMOOTH_POINTS = 400
@@ -140,6 +142,25 @@ def _last(values: Floats) -> str:
 # --- the losses of a run
 
 
+def _draw_epochs(axes: Axes, epochs: Sequence[Row]) -> None:
+    """Each epoch's mean loss, at its last image."""
+    fewest, most = EPOCHS
+    if fewest <= len(epochs) <= most:
+        loss = _column(epochs, "loss")
+        style: dict[str, Any] = {"color": EPOCH, "drawstyle": "steps-pre", "linewidth": 1.2}
+        _curve(axes, _column(epochs, "images"), loss, label=f"epoch mean  {_last(loss)}", **style)
+
+
+def _draw_test(axes: Axes, test: Sequence[Row], train: Sequence[Row]) -> None:
+    """A star where the run ended; a row of the test says its step, not its images."""
+    if not test or not train:
+        return
+    last, loss = train[-1], _column(test[-1:], "ema")
+    seen = np.array([test[-1]["step"] * last["images"] / max(1, last["step"])])
+    style: dict[str, Any] = {"marker": "*", "markersize": 11, "linestyle": "", "zorder": 5}
+    axes.plot(seen, loss, color=TEST, label=f"test, EMA  {_last(loss)}", **style)
+
+
 def _draw_losses(axes: Axes, train: Sequence[Row], held_out: Sequence[Row]) -> None:
     images, loss = _column(train, "images"), _column(train, "loss")
     seen, raw, ema = (_column(held_out, key) for key in ("images", "raw", "ema"))
@@ -156,6 +177,9 @@ def _draw_losses(axes: Axes, train: Sequence[Row], held_out: Sequence[Row]) -> N
     _curve(axes, seen, ema, color=EMA, label=f"held-out, EMA  {_last(ema)}")
     _plain(axes, "Loss", "")
     _scale_y(axes, np.concatenate([loss, raw, ema]))
+
+
+def _name_curves(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right", fontsize=9, title="last value", title_fontsize=9)
 
@@ -213,18 +237,27 @@ def _colour_bar(axes: Axes, colours: Any, log_snr: Floats) -> None:
 
 
 def draw_losses(rows: Sequence[Row]) -> Figure:
-    """The figure of `loss_figure`, of axes for losses, learning rate, noise levels, colour bar."""
+    """The figure of `loss_figure`, of axes for losses, learning rate, noise levels, colour bar.
+
+    The last two are left out where held-out losses were measured without noise levels.
+    """
     train, held_out = _of_kind(rows, "train"), _of_kind(rows, "held_out")
     figure = _figure(11, 4.6)
-    cells = figure.add_gridspec(2, 2, height_ratios=[3.2, 1])
+    with_levels = not held_out or any(row.get("level_log_snr") for row in held_out)
+    cells = figure.add_gridspec(2, 2 if with_levels else 1, height_ratios=[3.2, 1])
     losses = figure.add_subplot(cells[0, 0])
     rate = figure.add_subplot(cells[1, 0], sharex=losses)
-    levels = figure.add_subplot(cells[:, 1])
     _draw_losses(losses, train, held_out)
+    _draw_epochs(losses, _of_kind(rows, "epoch"))
+    _draw_test(losses, _of_kind(rows, "test"), train)
+    _name_curves(losses)
     _draw_rate(rate, train)
-    _draw_levels(levels, held_out)
-    for axes in (losses, levels):  # the learning rate follows the losses
-        _count_images(axes, _column([*train, *held_out], "images"))
+    seen = _column([*train, *held_out], "images")
+    if with_levels:
+        levels = figure.add_subplot(cells[:, 1])
+        _draw_levels(levels, held_out)
+        _count_images(levels, seen)
+    _count_images(losses, seen)  # the learning rate follows it
     losses.tick_params(labelbottom=False)
     return figure
 
@@ -237,8 +270,9 @@ def loss_figure(
     settings: plain JSON values, kept in the file for read_settings.
 
     Rows of kind "train" give step, images, loss and lr; rows of kind "held_out" give step, images,
-    raw, ema, and of L levels raw_by_level, ema_by_level, level_log_snr (natural logarithm). Losses
-    may be NaN or null; there may be no rows at all.
+    raw, ema, and of L levels raw_by_level, ema_by_level, level_log_snr (natural logarithm); rows of
+    kind "epoch" images and loss, its mean, drawn where EPOCHS allows; a row of kind "test" step and
+    ema. Losses may be NaN or null; there may be no rows at all.
 
     Raises:
         ValueError: the number of levels differs between rows.
@@ -270,3 +304,77 @@ def schedule_figure(
     _plain(scales, title or "Scales of signal and noise", "t")
     _plain(snr, "log-SNR = 2 log(alpha / sigma)", "t")
     _save(figure, path)
+
+
+# --- an evaluation
+
+Bars = Sequence[Mapping[str, float]]  # each x, mean and error
+
+
+def _draw_terms(axes: Axes, log_snr: Floats, terms: Floats) -> None:
+    """The decoder's term, the last step's, is a star: all others are divergences."""
+    points: dict[str, Any] = {"marker": "." if len(terms) <= 300 else "", "color": TRAIN}
+    axes.plot(log_snr[1:], terms[1:], linewidth=1, label="divergence of a step", **points)
+    axes.plot(log_snr[:1], terms[:1], "*", color=TEST, markersize=11, label="decoder")
+    _plain(axes, f"Terms of the bound, {len(terms):,} steps", "log-SNR:  noisy to clean")
+    axes.set_ylabel("bits per dimension", fontsize=9)
+    _scale_y(axes, terms)
+    axes.legend(fontsize=9)
+
+
+def _draw_spent(axes: Axes, log_snr: Floats, terms: Floats, prior: float) -> None:
+    """The bound's terms added up, from the prior down to the decoder."""
+    spent = prior + np.cumsum(terms[::-1])[::-1]
+    axes.plot(log_snr, spent, color=TRAIN)
+    axes.plot(log_snr[:1], spent[:1], "*", color=TEST, markersize=11)
+    axes.set_ylim(bottom=0)
+    _plain(axes, f"Bits spent so far: {spent[0]:.3f} in all", "log-SNR:  noisy to clean")
+
+
+def _draw_bars(axes: Axes, bars: Bars, title: str, x_label: str) -> None:
+    x, mean, error = (np.array([bar[key] for bar in bars]) for key in ("x", "mean", "error"))
+    style: dict[str, Any] = {"color": EMA, "marker": "o", "markersize": 4, "capsize": 3}
+    axes.errorbar(x, mean, yerr=error, **style)
+    _plain(axes, title, x_label)
+    _scale_y(axes, mean)
+
+
+def draw_bound(
+    log_snr: Sequence[float], terms: Sequence[float], prior: float, levels: Bars
+) -> Figure:
+    """The figure of `bound_figure`: axes for the terms, their sum so far, the loss by level."""
+    figure = _figure(13, 3.8)
+    each, spent, loss = figure.subplots(1, 3)
+    known, values = np.array(log_snr, np.float64), np.array(terms, np.float64)
+    finite = np.where(np.isfinite(known), known, np.nan)  # pure noise has no place on the axis
+    _draw_terms(each, finite, values)
+    _draw_spent(spent, finite, values, prior)
+    _draw_bars(loss, levels, "Loss by noise level", "log-SNR:  noisy to clean")
+    return figure
+
+
+def bound_figure(
+    log_snr: Sequence[float],
+    terms: Sequence[float],
+    prior: float,
+    levels: Bars,
+    path: str | Path,
+    settings: Mapping[str, Any],
+) -> None:
+    """Draws a variational bound as a PNG: its terms, where its bits are spent, losses by level.
+
+    log_snr, terms: (steps,), natural logarithm and bits per dimension, the cleanest step first.
+    levels: x is the log-SNR.
+    """
+    _save(draw_bound(log_snr, terms, prior, levels), path, settings)
+
+
+def bars_figure(
+    panels: Mapping[str, tuple[str, Bars]], path: str | Path, settings: Mapping[str, Any]
+) -> None:
+    """Draws means with their errors as a PNG, a panel for each title: (x axis, points)."""
+    figure = _figure(1 + 4.3 * len(panels), 3.8)
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, (x_label, bars)) in zip(row, panels.items()):
+        _draw_bars(axes, bars, title, x_label)
+    _save(figure, path, settings)
