@@ -78,7 +78,8 @@ class SamplingConfig:
     """How images are drawn from the finished run, and in its previews.
 
     guidance: classifier-free scale, 1 as trained, applied where guidance_from <= sigma / alpha <=
-        guidance_to. clipped: keep x0 in [-1, 1].
+        guidance_to. clipped: keep x0 in [-1, 1]; keep_eps: and leave eps as it was before, which is
+        diffusers' DDIM; see denoiser.Clipped.
     classifier: the run of a classifier of noised images whose gradient guides, by
         classifier_scale; "" for none.
     """
@@ -90,6 +91,7 @@ class SamplingConfig:
     guidance_from: float = 0.0
     guidance_to: float = float("inf")
     clipped: bool = False
+    keep_eps: bool = False
     classifier: str = ""
     classifier_scale: float = 1.0
 

@@ -73,7 +73,7 @@ def wrapped(
         knows = conditions.null is not None and sampling.guidance != 0
         inner = denoiser if knows else Unconditional(denoiser)
         denoiser = ByClassifier(inner, log_prob, sampling.classifier_scale)
-    return Clipped(denoiser) if sampling.clipped else denoiser
+    return Clipped(denoiser, keep_eps=sampling.keep_eps) if sampling.clipped else denoiser
 
 
 def draw(

@@ -159,17 +159,18 @@ def sampling_of(name: str, settings: Mapping[str, Any]) -> SamplingConfig:
     clipped = settings.get("clip_sample", False)
     if clipped:
         choice(settings, "clip_sample_range", {1.0: None}, FILE)
-    return SamplingConfig(solver, grid_of(settings), max(1, min(steps, total)), clipped=clipped)
+    return SamplingConfig(
+        solver,
+        grid_of(settings),
+        max(1, min(steps, total)),
+        clipped=clipped,
+        keep_eps=clipped and name == "DDIMScheduler",  # without use_clipped_model_output
+    )
 
 
 def departures(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Where the same settings give another image in diffusers."""
     spacing, notes = settings["timestep_spacing"], []
-    if name == "DDIMScheduler" and settings["clip_sample"]:
-        notes.append(
-            "diffusers' DDIM clips x0 and keeps eps; here eps follows the clipped x0, as there "
-            "with use_clipped_model_output=True."
-        )
     if name == "DDIMScheduler" and spacing != "leading":
         notes.append(
             f"diffusers' DDIM steps by T // steps beside its {spacing} grid; here each step ends "
@@ -205,7 +206,7 @@ def schedule_settings(run: Run) -> tuple[str, dict[str, Any], tuple[str, ...]]:
         )
     spacing, more = grid_settings(run.sampling.grid)
     settings |= spacing
-    notes += more + departures(name, settings)
+    notes += more + clipping_notes(name, run) + departures(name, settings)
     return name, settings, (*notes, f"Call it with num_inference_steps={run.sampling.steps}.")
 
 
@@ -265,6 +266,16 @@ def solver_settings(run: Run) -> tuple[str, dict[str, Any], tuple[str, ...]]:
         case DDIM(eta=eta):
             return "DDIMScheduler", {}, (f"Call it with eta={eta:g}.",)
     return "DDIMScheduler", {}, (f"{solver} has no pipeline in diffusers; DDIM stands for it.",)
+
+
+def clipping_notes(name: str, run: Run) -> tuple[str, ...]:
+    """What diffusers must be told of x0's clipping, or can't be."""
+    sampling, kept = run.sampling, name == "DDIMScheduler"
+    if not sampling.clipped or sampling.keep_eps == kept:
+        return ()
+    if kept:
+        return ("Call it with use_clipped_model_output=True: here eps follows the clipped x0.",)
+    return (f"The run keeps eps where x0 is clipped (keep_eps); diffusers' {name} does not.",)
 
 
 def grid_settings(grid: Grid) -> tuple[dict[str, Any], tuple[str, ...]]:
