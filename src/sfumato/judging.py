@@ -1,0 +1,315 @@
+"""One evaluator for all contestants: features of images, and how far two sets of them are apart.
+
+    d^2 = |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))
+
+is the squared Frechet distance of two Gaussians, N(m_1, C_1) and N(m_2, C_2): Dowson and Landau
+(1982). Here of Gaussians fitted to features of a small network, in float64. Since C_1 C_2 has the
+eigenvalues of the symmetric C_1^(1/2) C_2 C_1^(1/2), the trace of its root is the sum of theirs.
+
+The network comes from the data set at hand and nothing is downloaded. Where images have classes it
+is a classifier of the clean training images, so that it can also say whether a sample is of the
+class that was asked for; else its weights are random and never trained. A distance is therefore in
+units of this evaluator alone: it compares the contestants that it measured, at one n, and is no
+published number. What a perfect model would get at that n is the distance of as many real images
+that were held out, the floor.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from math import ceil, log2, sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from .codec import Pixels
+from .data import ImageData, batch_indices, generator_at
+from .storage import commit_folder, read_folder
+from .training import Batch, TrainConfig, TrainState, take_step
+
+AT_ONCE = 500  # images that are looked at together
+BATCH = 64
+LEAST_STEPS = 1000  # of training, or two epochs
+FULL_SIZE = 32  # pixels a side up to which the first layer looks at every pixel
+SMALLEST = 8  # pixels a side that the last layer is left with, about
+
+Notice = Callable[[int, int], None]  # (steps done, of)
+
+
+# --- the distance
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """count images, the mean (D,) of their features and the scatter (D, D), float64.
+
+    scatter: sum of (f - mean)(f - mean)^T.
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Moments":
+        """features: (N, D), N >= 1."""
+        wide = features.double()
+        apart = wide - wide.mean(0)
+        return cls(len(wide), wide.mean(0), apart.mT @ apart)
+
+    def merged(self, other: "Moments") -> "Moments":
+        """The moments of both sets together: Chan, Golub and LeVeque (1979), for matrices."""
+        count, gap = self.count + other.count, other.mean - self.mean
+        share = other.count / count
+        scatter = self.scatter + other.scatter + self.count * share * torch.outer(gap, gap)
+        return Moments(count, self.mean + share * gap, scatter)
+
+    @property
+    def covariance(self) -> Tensor:
+        """(D, D), without bias.
+
+        Raises: ValueError for fewer than 2 images.
+        """
+        if self.count < 2:
+            raise ValueError(f"{self.count} image has no spread: a covariance wants 2 or more.")
+        return self.scatter / (self.count - 1)
+
+
+def frechet(first: Moments, second: Moments) -> float:
+    """d^2 of the Gaussians with these moments; 0 where they agree, to about 1e-6 of the traces.
+
+    It falls as images are added to either set though their source stays the same (its bias is
+    about D / n): only distances at one n compare.
+
+    Raises: ValueError where a set has fewer than 2 images, or the features differ in number.
+    """
+    if first.mean.shape != second.mean.shape:
+        raise ValueError(
+            f"{len(first.mean)} and {len(second.mean)} features: measure both sets by one judge."
+        )
+    one, two = first.covariance, second.covariance
+    values, vectors = torch.linalg.eigh(one)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
+    product = root @ two @ root
+    overlap = torch.linalg.eigvalsh((product + product.mT) / 2).clamp(min=0).sqrt().sum()
+    gap = (first.mean - second.mean).square().sum()
+    return max(0.0, (gap + one.trace() + two.trace() - 2 * overlap).item())
+
+
+# --- the features
+
+
+@dataclass(frozen=True)
+class EyeConfig:
+    """The shape of the evaluator's network; classes of 0: it only has features."""
+
+    in_channels: int
+    classes: int
+    widths: tuple[int, ...]
+    first_stride: int
+    features: int = 64
+
+    @classmethod
+    def fitting(cls, data: ImageData) -> "EyeConfig":
+        """As many halvings as bring the images down to about SMALLEST pixels."""
+        side = max(data.size)
+        stride = 1 if side <= FULL_SIZE else 2
+        halvings = max(1, ceil(log2(max(2.0, side / stride / SMALLEST))))
+        widths = tuple(min(128, 16 * 2**level) for level in range(halvings + 1))
+        classes = len(data.class_names) if data.labels is not None else 0
+        return cls(data.channels, classes if classes > 1 else 0, widths, stride)
+
+
+class Eye(nn.Module):
+    """Strided convolutions, then a vector: x (B, C, H, W) in [-1, 1] to features (B, D).
+
+    logits: features to (B, classes).
+    """
+
+    def __init__(self, config: EyeConfig) -> None:
+        super().__init__()
+        inputs = (config.in_channels, *config.widths)
+        strides = (config.first_stride, *[2] * (len(config.widths) - 1))
+        layers: list[nn.Module] = []
+        for into, out, stride in zip(inputs, config.widths, strides):
+            layers += [nn.Conv2d(into, out, 3, stride, 1), nn.GroupNorm(8, out), nn.SiLU()]
+        self.stages = nn.Sequential(*layers)
+        self.project = nn.Linear(4 * config.widths[-1], config.features)
+        self.out = nn.Linear(config.features, max(1, config.classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stages(x.contiguous(memory_format=torch.channels_last))
+        return self.project(F.adaptive_avg_pool2d(h, 2).flatten(1))
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.out(F.silu(features))
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """The evaluator: its network, and what standardizes its features over the training images.
+
+    mean, std: (D,) float64 of the features as they are; judged ones have mean 0 and deviation 1.
+    facts: how it was made, as plain JSON values.
+    """
+
+    config: EyeConfig
+    eye: Eye
+    mean: Tensor
+    std: Tensor
+    facts: dict[str, Any]
+
+    @property
+    def words(self) -> str:
+        """What its features are, in words."""
+        if not self.config.classes:
+            return f"{self.config.features} features of a network with random, untrained weights"
+        return f"{self.config.features} features of a classifier trained on the same images"
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(features (N, D) float64, standardized; classes (N,) int64) of uint8 images, on the CPU.
+
+        Classes mean nothing where the judge knows none.
+        """
+        device = next(self.eye.parameters()).device
+        features, classes = [], []
+        for part in images.split(AT_ONCE):
+            raw = self.eye(Pixels().encode(part.to(device)))
+            features.append(raw.double().cpu())
+            classes.append(self.eye.logits(raw).argmax(1).cpu())
+        return (torch.cat(features) - self.mean) / self.std, torch.cat(classes)
+
+    def moments(self, images: Tensor) -> Moments:
+        """The moments of the features of uint8 images, (N, C, H, W)."""
+        parts = [Moments.of(self.look(part)[0]) for part in images.split(AT_ONCE)]
+        return reduce(Moments.merged, parts)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge measured of a set of images.
+
+    frechet: squared distance to the training images, in its units. agreement: the share of images
+    that it takes for the class asked for, with the standard deviation of that share; None where
+    nothing was asked for. images: how many.
+    """
+
+    images: int
+    frechet: float
+    agreement: float | None
+    agreement_error: float | None
+
+
+def measure(
+    judge: Judge, images: Tensor, labels: Sequence[int] | None, reference: Moments
+) -> Verdict:
+    """The verdict on uint8 images, (N, C, H, W), against the moments of the training images.
+
+    labels: the classes asked for, one an image; None, or a judge without classes: no agreement.
+    """
+    features, classes = judge.look(images)
+    distance = frechet(Moments.of(features), reference)
+    if labels is None or not judge.config.classes:
+        return Verdict(len(images), distance, None, None)
+    share = (classes == torch.tensor(list(labels))).double().mean().item()
+    return Verdict(len(images), distance, share, sqrt(share * (1 - share) / len(images)))
+
+
+# --- making one
+
+
+def train_judge(
+    data: ImageData,
+    device: torch.device,
+    seed: int = 0,
+    steps: int | None = None,
+    notice: Notice | None = None,
+) -> Judge:
+    """The judge of a data set, of its training images; trained only where they have classes.
+
+    steps: of BATCH images; by default LEAST_STEPS, or two epochs where that is more.
+    """
+    config = EyeConfig.fitting(data)
+    torch.manual_seed(generator_at(seed, "judge").initial_seed())
+    eye = Eye(config).to(device)
+    wanted = steps or max(LEAST_STEPS, 2 * len(data) // BATCH)
+    if config.classes:
+        eye = _taught(eye, data, device, seed, wanted, notice)
+    facts = {
+        "features": config.features,
+        "trained": bool(config.classes),
+        "images": len(data),
+        "steps": wanted if config.classes else 0,
+        "batch": BATCH,
+        "seed": seed,
+    }
+    return _standardized(config, eye.eval().requires_grad_(False), data.images, facts)
+
+
+def _taught(
+    eye: Eye, data: ImageData, device: torch.device, seed: int, steps: int, notice: Notice | None
+) -> Eye:
+    """The average of the weights after `steps` steps of cross-entropy on clean images."""
+    assert data.labels is not None
+    config = TrainConfig(steps=steps, batch=BATCH, lr=3e-3, seed=seed)
+    state = TrainState.fresh(eye, config)
+    for step in range(steps):
+        index = batch_indices(len(data), BATCH, seed, step)
+        batch = {"images": data.images[index].to(device), "labels": data.labels[index].to(device)}
+        take_step(state, _loss, batch, config)
+        if notice is not None:
+            notice(step + 1, steps)
+    return state.average  # type: ignore[return-value]
+
+
+def _loss(eye: nn.Module, batch: Batch) -> Tensor:
+    logits = eye.logits(eye(Pixels().encode(batch["images"])))  # type: ignore[operator]
+    return F.cross_entropy(logits, batch["labels"], reduction="none")
+
+
+def _standardized(config: EyeConfig, eye: Eye, images: Tensor, facts: dict[str, Any]) -> Judge:
+    """The judge for which the features of `images` have mean 0 and deviation 1."""
+    width = config.features
+    plain = Judge(config, eye, torch.zeros(width).double(), torch.ones(width).double(), facts)
+    moments = plain.moments(images)
+    std = moments.covariance.diagonal().sqrt().clamp(min=1e-6)
+    return replace(plain, mean=moments.mean, std=std)
+
+
+# --- at rest
+
+
+def save_judge(judge: Judge, folder: Path) -> None:
+    """Commit the judge as a folder of safetensors and JSON.
+
+    Raises: FileExistsError where the folder exists.
+    """
+    tensors = {f"eye.{name}": value.contiguous() for name, value in judge.eye.state_dict().items()}
+    tensors |= {"mean": judge.mean, "std": judge.std}
+    record = {"config": asdict(judge.config), "facts": judge.facts, "what": judge.words}
+    plain = {name: value.cpu() for name, value in tensors.items()}
+    files = {"judge.safetensors": save(plain), "judge.json": json.dumps(record, indent=1).encode()}
+    commit_folder(folder, files)
+
+
+def load_judge(folder: Path, device: torch.device) -> Judge:
+    """Undo save_judge.
+
+    Raises: storage.DamagedError where a file is not what was saved.
+    """
+    files = read_folder(folder)
+    record, tensors = json.loads(files["judge.json"]), load(files["judge.safetensors"])
+    widths = tuple(record["config"]["widths"])
+    config = EyeConfig(**{**record["config"], "widths": widths})
+    eye = Eye(config)
+    eye.load_state_dict(
+        {name.removeprefix("eye."): t for name, t in tensors.items() if name.startswith("eye.")}
+    )
+    eye = eye.to(device).eval().requires_grad_(False)
+    return Judge(config, eye, tensors["mean"], tensors["std"], record["facts"])
