@@ -363,13 +363,25 @@ def optimizer_tensors(state: TrainState) -> tuple[dict[str, Tensor], list[dict[s
     return tensors, saved["param_groups"]
 
 
+def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """The value with its numbers in the parameter's order in memory, where it has its shape.
+
+    Files hold rows one after another. The fused AdamW takes parameter and moments as they lie, so
+    those of a channels-last weight would be shuffled against it.
+    """
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter.detach(), dtype=value.dtype, device=value.device).copy_(value)
+
+
 def load_optimizer(
     state: TrainState, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
     """Undo optimizer_tensors."""
     entries: dict[int, dict[str, Tensor]] = {}
-    names = {name: index for index, (name, _) in enumerate(state.model.named_parameters())}
+    parameters = dict(state.model.named_parameters())
+    numbers = {name: number for number, name in enumerate(parameters)}
     for name, value in tensors.items():
-        parameter, _, key = name.rpartition(".")
-        entries.setdefault(names[parameter], {})[key] = value
+        owner, _, key = name.rpartition(".")
+        entries.setdefault(numbers[owner], {})[key] = laid_out(value, parameters[owner])
     state.optimizer.load_state_dict({"state": entries, "param_groups": groups})
