@@ -217,6 +217,10 @@ class Evaluate:
     """At most so many images."""
     steps: Count = None
     """Steps of the variational bound; default the process's own, or 250."""
+    split: Literal["held-out", "test"] = "held-out"
+    """Which of the run's own images; with --data, test is the part that its authors named so."""
+    flow: bool = False
+    """Also the bits of the probability-flow ODE, for continuous processes; slow."""
     best: bool = False
     """The average that had the lowest held-out loss, instead of the last one."""
     device: Device = "auto"

@@ -147,8 +147,8 @@ def _draw_epochs(axes: Axes, epochs: Sequence[Row]) -> None:
     fewest, most = EPOCHS
     if fewest <= len(epochs) <= most:
         loss = _column(epochs, "loss")
-        style: dict[str, Any] = {"color": EPOCH, "drawstyle": "steps-pre", "linewidth": 1.2}
-        _curve(axes, _column(epochs, "images"), loss, label=f"epoch mean  {_last(loss)}", **style)
+        label = f"epoch mean  {_last(loss)}"
+        _curve(axes, _column(epochs, "images"), loss, color=EPOCH, linewidth=1.2, label=label)
 
 
 def _draw_test(axes: Axes, test: Sequence[Row], train: Sequence[Row]) -> None:

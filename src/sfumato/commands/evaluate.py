@@ -1,0 +1,168 @@
+"""sfumato evaluate: a run measured on images that it was not trained on.
+
+RUN/evaluation/evaluation.json   every number, beside the words that say what it is of
+RUN/evaluation/evaluation.png    the bound's terms, losses by noise level, or images and what is
+                                 decoded of them
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..arguments import Evaluate, UsageError
+from ..assembly import splits_of
+from ..config import AnyRun, Run, loads
+from ..console import Reporter, count, facts_block, reading
+from ..data import ImageData, fingerprint, load, spread, subset
+from ..devices import pick_device
+from ..discrete import DiscreteVP
+from ..folder import DataCard, find, new_folder, read_card
+from ..planning import load_data
+from ..storage import write_file
+from .measures import MEASURES, Report, Subject
+
+Say = Callable[[str], None]
+
+
+def run_evaluate(args: Evaluate) -> None:
+    """Measure what runs of this kind are measured by; write it into the run's folder.
+
+    Raises: ValueError where the run held no images out and none are given, or where its own
+    changed; FileNotFoundError where it has no checkpoint.
+    """
+    for name in ("limit", "steps"):
+        value = getattr(args, name)
+        if value is not None and value < 2:
+            raise UsageError(f"--{name} {value}; at least 2 are needed.")
+    device, folder = pick_device(args.device), find(args.run)
+    run, card = loads((folder / "run.json").read_text("utf-8")), read_card(folder)
+    if args.flow:
+        check_flow(run)
+    with Reporter(quiet=args.quiet) as reporter:
+        data, told = images_of(args, run, card, reporter.say)
+        subject = Subject(folder, run, data, told, device, args, reporter.say)
+        report = MEASURES[type(run)](subject)
+        out = write(subject, report)
+        title = f"{folder}, step {report.step:,}, {subject.weights} weights"
+        reporter.say(facts_block(title, {"images": told, **report.words}))
+        for note in report.notes:
+            reporter.say(note)
+        reporter.say(f"Written to {out}: evaluation.json, evaluation.png")
+
+
+def check_flow(run: AnyRun) -> None:
+    """Raises UsageError where there is no probability-flow ODE to take the bits of."""
+    if not isinstance(run, Run):
+        raise UsageError(f"--flow: a {type(run).__name__} has no density; leave it out.")
+    if isinstance(run.process, DiscreteVP):
+        raise UsageError(
+            f"--flow: {run.process} was trained at its {run.process.steps:,} steps only, and the "
+            "ODE is of continuous processes, as Karras(). Its variational bits are exact: leave "
+            "--flow out."
+        )
+
+
+def write(subject: Subject, report: Report) -> Path:
+    """evaluation.json and evaluation.png in a new folder, beside those of earlier times."""
+    made = {
+        "made_by": "sfumato evaluate",
+        "run": subject.folder.name,
+        "kind": type(subject.run).__name__,
+        "step": report.step,
+        "weights": subject.weights,
+        "images": subject.told,
+    }
+    data = {"count": len(subject.data), "fingerprint": fingerprint(subject.data)}
+    text = json.dumps(plain({**made, **data, **report.numbers}), indent=1, allow_nan=False)
+    out = new_folder(subject.folder, "evaluation")
+    report.draw(out / "evaluation.png", made)
+    write_file(out / "evaluation.json", text.encode())
+    return out
+
+
+def plain(value: Any) -> Any:
+    """As JSON can say it: infinities become "inf" and "-inf", NaN null."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+# --- which images
+
+
+def images_of(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> tuple[ImageData, str]:
+    """(at most --limit images, spread evenly over all that qualify; in words which they are)."""
+    if args.data is None:
+        whole, what, unknown = own_images(args, run, card, say), f"{args.split} images", ""
+    else:
+        whole = given_images(args, args.data, run, card, say)
+        what, unknown = "images", "; whether it was trained on some of them is not checked"
+    if len(whole) < 2:
+        raise ValueError(
+            f"{len(whole)} of {whole.name}: a mean with its error wants 2 images or more."
+        )
+    some = min(args.limit, len(whole))
+    part = f"all {count(some)}" if some == len(whole) else f"{count(some)} of {count(len(whole))}"
+    chosen = subset(whole, spread(len(whole), some, whole.labels))
+    return chosen, f"{part} {what} of {whole.name}{unknown}"
+
+
+def own_images(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> ImageData:
+    """Those of the run's own images that --split names.
+
+    Raises: ValueError where there are none, or the images are not those that it was trained on.
+    """
+    if not card.images:
+        raise ValueError(
+            f"{args.run} was imported without images, so none are known to be held out: give "
+            "--data."
+        )
+    data = load_data(run.data, reading(say))
+    if fingerprint(data) != card.fingerprint:
+        raise ValueError(
+            f"the images of {run.data.source} are not those that {args.run} was trained on: it had "
+            f"{card.images:,} of {card.size}, now there are {len(data):,} of {data.size}, or their "
+            "pixels, labels or order changed. Which of them it held out can't be known: bring the "
+            "old ones back, or give others with --data."
+        )
+    splits = splits_of(run.data, data)
+    part = {"held-out": splits.held_out, "test": splits.test}[args.split]
+    if part is None:
+        other = "--split held-out, or --data" if args.split == "test" else "--data"
+        raise ValueError(f"{args.run} kept no {args.split} images apart: give {other}.")
+    return part
+
+
+def given_images(args: Evaluate, source: str, run: AnyRun, card: DataCard, say: Say) -> ImageData:
+    """The images of --data, at the run's size and with its classes.
+
+    Raises: ValueError where they are those that it was trained on, or lack its classes.
+    """
+    data = load(
+        source,
+        size=card.size,
+        channels=card.channels,
+        labels=run.data.labels,
+        progress=reading(say),
+        split="test" if args.split == "test" else "train",
+    )
+    if fingerprint(data) == card.fingerprint:
+        raise ValueError(
+            f"--data {source} is what {args.run} was trained on: leave --data out, to measure on "
+            "the images that it held out."
+        )
+    if not getattr(run.network, "classes", 0):
+        return replace(data, labels=None)
+    if data.labels is None or data.class_names != card.class_names:
+        raise ValueError(
+            f"--data {source} has the classes {data.class_names}; {args.run} was trained on "
+            f"{card.class_names}: give a sub-folder each, of the same names."
+        )
+    return data
