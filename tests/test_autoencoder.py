@@ -16,7 +16,7 @@ from sfumato.interop.autoencoders import (
     read_kl,
 )
 from sfumato.networks.autoencoder import AutoencoderConfig, cropped, flops
-from sfumato.networks.unet import pad_to_multiple
+from sfumato.networks.layers import pad_to_multiple
 
 PEERS = {
     "f4": {"block_out_channels": (16, 32, 32), "layers_per_block": 1, "norm_num_groups": 8},

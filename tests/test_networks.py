@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from sfumato.networks import MLPConfig, UNetConfig, flops, parameter_count, table
 from sfumato.networks.embeddings import NoiseEmbedding
-from sfumato.networks.unet import SHORT, Attention, GroupNorm, Residual, attend, pad_to_multiple
+from sfumato.networks.layers import SHORT, GroupNorm, attend, pad_to_multiple
+from sfumato.networks.unet import Attention, Residual
 
 TINY = UNetConfig(
     in_channels=1, channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8,

@@ -18,7 +18,18 @@ from torch import Tensor, nn
 
 from .dit import sinusoids
 from .embeddings import check_labels
-from .unet import GroupNorm, attend, check_images, pad_to_multiple, zeroed
+from .layers import (
+    GroupNorm,
+    attend,
+    check_classes,
+    check_counts,
+    check_dropout,
+    check_images,
+    check_multipliers,
+    check_out_channels,
+    pad_to_multiple,
+    zeroed,
+)
 
 
 @dataclass(frozen=True)
@@ -330,20 +341,12 @@ def check(config: ADMConfig) -> None:
 
 
 def check_ranges(config: ADMConfig) -> None:
-    for name in ("in_channels", "channels", "blocks", "heads", "groups"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be 1 or more")
-    for name in ("out_channels", "head_channels", "time_features"):
-        if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: 1 or more, or None")
-    if not config.multipliers or min(config.multipliers) < 1:
-        raise ValueError(
-            f"multipliers is {config.multipliers}: give one per level, each 1 or more, as (1, 2)"
-        )
-    if config.classes < 0:
-        raise ValueError(f"classes is {config.classes}: give 0 for none, or their number")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout is {config.dropout}: it must be at least 0 and less than 1")
+    check_counts(config, "in_channels", "channels", "blocks", "heads", "groups")
+    check_counts(config, "head_channels", "time_features")
+    check_out_channels(config.out_channels)
+    check_multipliers(config.multipliers)
+    check_classes(config.classes)
+    check_dropout(config.dropout)
 
 
 def check_attention(config: ADMConfig) -> None:

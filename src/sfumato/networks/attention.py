@@ -16,22 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conditioning import Tokens
-from .unet import attend, zeroed
+from .layers import GroupNorm, attend, zeroed
 
-
-class GroupNorm(nn.Module):
-    """Group norm with the epsilon of this family, 1e-6, in the weights' precision."""
-
-    def __init__(self, groups: int, channels: int) -> None:
-        super().__init__()
-        self.groups = groups
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(self.weight.dtype)
-        # torch's, since that of nn.functional refuses a single value to a group
-        return torch.group_norm(wide, self.groups, self.weight, self.bias, 1e-6).to(x.dtype)
+EPSILON = 1e-6  # of every norm of this family
 
 
 class SpatialAttention(nn.Module):
@@ -44,7 +31,7 @@ class SpatialAttention(nn.Module):
     def __init__(self, channels: int, groups: int, linear: bool = False) -> None:
         super().__init__()
         self.mix = attend_linearly if linear else attend
-        self.norm = GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels, EPSILON)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -129,7 +116,7 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         block = TransformerBlock(channels, context, head_channels, dropout)
-        self.norm = GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels, EPSILON)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = zeroed(nn.Conv2d(channels, channels, 1))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .unet import attend, check_images, pad_to_multiple, zeroed
+from .layers import GroupNorm, attend, check_counts, check_images, pad_to_multiple, zeroed
 
 EPSILON = 1e-6  # of the norms: diffusers' for this network, where its U-Nets have 1e-5
 LOG_VAR_RANGE = (-30.0, 20.0)  # diffusers' and the original's; exp() of it is finite in float32
@@ -63,28 +63,14 @@ class AutoencoderConfig:
         return Autoencoder(self)
 
 
-class GroupNorm(nn.Module):
-    """networks.unet.GroupNorm, in the weights' precision too, with this network's epsilon."""
-
-    def __init__(self, groups: int, channels: int) -> None:
-        super().__init__()
-        self.groups = groups
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(self.weight.dtype)
-        return torch.group_norm(wide, self.groups, self.weight, self.bias, EPSILON).to(x.dtype)
-
-
 class Residual(nn.Module):
     """(B, in, h, w) to (B, out, h, w); a new one is its skip."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(groups, in_channels)
+        self.norm1 = GroupNorm(groups, in_channels, EPSILON)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = GroupNorm(groups, out_channels)
+        self.norm2 = GroupNorm(groups, out_channels, EPSILON)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
         self.conv_shortcut = None if same else nn.Conv2d(in_channels, out_channels, 1)
@@ -100,7 +86,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.group_norm = GroupNorm(groups, channels)
+        self.group_norm = GroupNorm(groups, channels, EPSILON)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -198,7 +184,7 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(inputs, config.widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(Down(config, level) for level in range(len(config.widths)))
         self.mid_block = Middle(config)
-        self.conv_norm_out = GroupNorm(config.groups, last)
+        self.conv_norm_out = GroupNorm(config.groups, last, EPSILON)
         self.conv_out = nn.Conv2d(last, 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -220,7 +206,7 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, config.widths[-1], 3, padding=1)
         self.mid_block = Middle(config)
         self.up_blocks = nn.ModuleList(Up(config, level) for level in levels)
-        self.conv_norm_out = GroupNorm(config.groups, first)
+        self.conv_norm_out = GroupNorm(config.groups, first, EPSILON)
         self.conv_out = nn.Conv2d(first, outputs, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -296,9 +282,7 @@ def flops(config: AutoencoderConfig, height: int, width: int) -> tuple[int, int]
 
 def check(config: AutoencoderConfig) -> None:
     """Raise ValueError, with the remedy, if no autoencoder of this shape can be built."""
-    for name in ("in_channels", "latent_channels", "blocks", "groups", "patch"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be 1 or more")
+    check_counts(config, "in_channels", "latent_channels", "blocks", "groups", "patch")
     if not config.widths or min(config.widths) < 1:
         raise ValueError(
             f"widths is {config.widths}: give the channels of each level, as (64, 128)"

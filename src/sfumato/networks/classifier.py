@@ -16,17 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import Conditioning
-from .unet import (
-    Down,
-    GroupNorm,
-    Middle,
-    UNetConfig,
-    attend,
-    check,
-    check_images,
-    pad_to_multiple,
-    zeroed,
-)
+from .layers import GroupNorm, attend, check_images, pad_to_multiple, zeroed
+from .unet import Down, Middle, UNetConfig, check
 
 
 @dataclass(frozen=True)

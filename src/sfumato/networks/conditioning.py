@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .embeddings import ClassEmbedding
-from .unet import zeroed
+from .layers import zeroed
 
 Condition: TypeAlias = Tensor | Mapping[str, Tensor] | None
 

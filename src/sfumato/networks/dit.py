@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import LONGEST, check_labels
-from .unet import attend, check_images, pad_to_multiple, zeroed
+from .layers import attend, check_images, pad_to_multiple, zeroed
 
 SINUSOIDS = 256  # features of a noise level before its MLP, whatever the width
 SIZES = {  # depth, width, heads: Peebles and Xie (2023), table 1 (from memory)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .unet import UNetConfig, check_images
+from .layers import check_images
+from .unet import UNetConfig
 
 
 @dataclass(frozen=True)

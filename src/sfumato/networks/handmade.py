@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import Conditioning
-from .unet import GroupNorm, check_images, pad_to_multiple, zeroed
+from .layers import GroupNorm, check_images, pad_to_multiple, zeroed
 
 
 @dataclass(frozen=True)

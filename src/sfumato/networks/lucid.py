@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import ClassEmbedding
-from .unet import attend, check_images, pad_to_multiple
+from .layers import attend, check_images, pad_to_multiple
 
 
 @dataclass(frozen=True)

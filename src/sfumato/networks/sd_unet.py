@@ -16,9 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import GroupNorm, SpatialAttention, SpatialTransformer
+from .attention import EPSILON, SpatialAttention, SpatialTransformer
 from .conditioning import AddedLabel, Condition, LabelToken, Text, Tokens, Unconditioned
-from .unet import check_images, pad_to_multiple, zeroed
+from .layers import (
+    GroupNorm,
+    check_dropout,
+    check_images,
+    check_multipliers,
+    check_out_channels,
+    pad_to_multiple,
+    zeroed,
+)
 
 
 @dataclass(frozen=True)
@@ -124,10 +132,10 @@ class Residual(nn.Module):
 
     def __init__(self, config: SDUNetConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(config.groups, in_channels)
+        self.norm1 = GroupNorm(config.groups, in_channels, EPSILON)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.temb_proj = nn.Linear(4 * config.channels, out_channels)
-        self.norm2 = GroupNorm(config.groups, out_channels)
+        self.norm2 = GroupNorm(config.groups, out_channels, EPSILON)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
@@ -247,7 +255,7 @@ class SDUNet(nn.Module):
         self.down = nn.ModuleList(Down(config, level) for level in levels)
         self.mid = Middle(config)
         self.up = nn.ModuleList(Up(config, level) for level in levels)
-        self.norm_out = GroupNorm(config.groups, config.widths[0])
+        self.norm_out = GroupNorm(config.groups, config.widths[0], EPSILON)
         out_channels = config.out_channels or config.in_channels
         self.conv_out = zeroed(nn.Conv2d(config.widths[0], out_channels, 3, padding=1))
 
@@ -350,16 +358,9 @@ def check_ranges(config: SDUNetConfig) -> None:
             f"channels is {config.channels}: half of the time embedding's features are sines and "
             "half are cosines, so give an even number"
         )
-    if config.out_channels is not None and config.out_channels < 1:
-        raise ValueError(
-            f"out_channels is {config.out_channels}: 1 or more, or None for as many as in"
-        )
-    if not config.multipliers or min(config.multipliers) < 1:
-        raise ValueError(
-            f"multipliers is {config.multipliers}: give one per level, each 1 or more, as (1, 2)"
-        )
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout is {config.dropout}: it must be at least 0 and less than 1")
+    check_out_channels(config.out_channels)
+    check_multipliers(config.multipliers)
+    check_dropout(config.dropout)
 
 
 def check_condition(config: SDUNetConfig) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .unet import check_images
+from .layers import check_images
 
 TIME_WIDTH = 128  # of the starter's layers that embed the noise level
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import LOG_VAR_RANGE, cropped
-from .unet import check_images, pad_to_multiple
+from .layers import check_images, pad_to_multiple
 
 NORM_GROUPS = 4  # of a pooled block's norm; the files don't say, taesd.py does
 EXPANSION = 4  # a pooled block's inner width, in widths

@@ -15,18 +15,24 @@ ADM carries the coarser level's width up first. experiments/LOG.md has the numbe
 """
 
 from dataclasses import dataclass
-from types import EllipsisType
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import Conditioning
-
-SHORT = 256  # tokens up to which plain products beat the CPU's fused attention, twofold in bf16
-
-Layer = TypeVar("Layer", bound=nn.Module)
+from .layers import (
+    GroupNorm,
+    attend,
+    check_classes,
+    check_counts,
+    check_dropout,
+    check_images,
+    check_multipliers,
+    check_out_channels,
+    pad_to_multiple,
+    zeroed,
+)
 
 
 @dataclass(frozen=True)
@@ -79,25 +85,6 @@ class UNetConfig:
     def build(self) -> "UNet":
         """A new network, its weights drawn from torch's global generator."""
         return UNet(self)
-
-
-class GroupNorm(nn.Module):
-    """Group norm in the weights' precision: Wu and He (2018), eq. 1 and 7.
-
-    Under bf16 autocast that is float32, as in ADM. The CPU's own kernel for bf16 gives the same
-    numbers, but with channels last takes 3 to 4 times as long.
-    """
-
-    def __init__(self, groups: int, channels: int) -> None:
-        super().__init__()
-        self.groups = groups
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(self.weight.dtype)
-        # torch's, since that of nn.functional refuses a single value to a group, as 1 x 1 may be
-        return torch.group_norm(wide, self.groups, self.weight, self.bias, 1e-5).to(x.dtype)
 
 
 class Residual(nn.Module):
@@ -265,45 +252,13 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.out(h), self.config.patch)[box]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, each (B, heads, N, d): Vaswani et al. (2017), eq. 1."""
-    if q.device.type == "cpu" and q.shape[2] <= SHORT:
-        return (q * q.shape[3] ** -0.5 @ k.transpose(2, 3)).softmax(dim=3) @ v
-    return F.scaled_dot_product_attention(q, k, v)
-
-
-def zeroed(layer: Layer) -> Layer:
-    """The layer, its parameters set to zero, so that it starts by adding nothing."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
-def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[slice | EllipsisType, ...]]:
-    """x with H and W padded, evenly about, to multiples; and the index that cuts it back.
-
-    Repeats the border: unlike a reflection that works for any size, one pixel included.
-    """
-    height, width = x.shape[-2:]
-    over_h, over_w = -height % multiple, -width % multiple
-    top, left = over_h // 2, over_w // 2
-    box = (..., slice(top, top + height), slice(left, left + width))
-    if over_h or over_w:
-        x = F.pad(x, (left, over_w - left, top, over_h - top), mode="replicate")
-    return x, box
-
-
-def check_images(x: Tensor, channels: int) -> None:
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise ValueError(
-            f"x is {tuple(x.shape)}: this network wants images (B, {channels}, H, W); set "
-            "in_channels to the images' channels"
-        )
-
-
 def check(config: UNetConfig) -> None:
     """Raise ValueError, with the remedy, if no network of this shape can be built."""
-    check_ranges(config)
+    check_counts(config, "in_channels", "channels", "blocks", "head_channels", "groups", "patch")
+    check_out_channels(config.out_channels)
+    check_multipliers(config.multipliers)
+    check_classes(config.classes)
+    check_dropout(config.dropout)
     for width in config.widths:
         if width % config.groups:
             raise ValueError(
@@ -317,24 +272,6 @@ def check(config: UNetConfig) -> None:
                 f"side of a feature; choose from {config.factors}, or () for none"
             )
     check_heads(config)
-
-
-def check_ranges(config: UNetConfig) -> None:
-    for name in ("in_channels", "channels", "blocks", "head_channels", "groups", "patch"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be 1 or more")
-    if config.out_channels is not None and config.out_channels < 1:
-        raise ValueError(
-            f"out_channels is {config.out_channels}: 1 or more, or None for as many as in"
-        )
-    if not config.multipliers or min(config.multipliers) < 1:
-        raise ValueError(
-            f"multipliers is {config.multipliers}: give one per level, each 1 or more, as (1, 2)"
-        )
-    if config.classes < 0:
-        raise ValueError(f"classes is {config.classes}: give 0 for none, or their number")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout is {config.dropout}: it must be at least 0 and less than 1")
 
 
 def check_heads(config: UNetConfig) -> None:

@@ -20,10 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import check_labels
-from .unet import check_images, pad_to_multiple
+from .layers import (
+    GroupNorm,
+    check_classes,
+    check_counts,
+    check_dropout,
+    check_images,
+    pad_to_multiple,
+)
 from .unet2d_parts import (
     Attention,
-    GroupNorm,
     Grow,
     RandomWaves,
     Residual,
@@ -301,10 +307,8 @@ def check_ranges(config: UNet2DConfig) -> None:
             f"block_out_channels is {config.block_out_channels}: give a width per level, as (64, "
             "128)"
         )
-    at_least_1 = ("in_channels", "outputs", "layers_per_block", "norm_num_groups", "embedding")
-    for name in at_least_1:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be 1 or more")
+    check_counts(config, "in_channels", "outputs", "layers_per_block")
+    check_counts(config, "norm_num_groups", "embedding")
     pairs = config.block_out_channels[0] // 2
     if not config.fourier and pairs <= config.freq_shift:
         raise ValueError(
@@ -316,10 +320,8 @@ def check_ranges(config: UNet2DConfig) -> None:
             f"downsample_padding is {config.downsample_padding}: with other values than 0 and 1 "
             "the way up does not meet the sizes of the way down"
         )
-    if config.classes < 0:
-        raise ValueError(f"classes is {config.classes}: give 0 for none, or their number")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout is {config.dropout}: it must be at least 0 and less than 1")
+    check_classes(config.classes)
+    check_dropout(config.dropout)
     if config.mid_block_scale_factor == 0:
         raise ValueError("mid_block_scale_factor is 0, and sums are divided by it: leave it at 1")
 

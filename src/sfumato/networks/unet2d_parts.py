@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .unet import attend
+from .layers import GroupNorm, attend
 
 Resize = Callable[[Tensor], Tensor]
 
@@ -28,20 +28,6 @@ class Shared:
     embedding: int  # features of what they are told
     dropout: float
     scale_shift: bool
-
-
-class GroupNorm(nn.Module):
-    """Group norm in the weights' precision, float32 under bf16 autocast: see unet.GroupNorm."""
-
-    def __init__(self, groups: int, channels: int, eps: float) -> None:
-        super().__init__()
-        self.groups, self.eps = groups, eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(self.weight.dtype)
-        return torch.group_norm(wide, self.groups, self.weight, self.bias, self.eps).to(x.dtype)
 
 
 class Waves(nn.Module):
