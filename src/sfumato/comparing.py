@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from .console import duration, short
 from .judging import Verdict
 from .pictures import grid
-from .plots import _figure, _plain, _save, _scale_y
+from .plots import _count_images, _figure, _plain, _save, _scale_y
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ COLOURS = ("#2166ac", "#e08214", "#1b7837", "#762a83", "#b2182b", "#4d4d4d")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 MOST_ROWS, COLUMNS = 10, 4  # of each contestant's samples in the figure
 SQUARE = 5  # where images have no classes
+NOTE_WIDTH = 150  # letters
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,13 @@ def _draw_curves(axes: "Axes", comparison: Comparison, by_time: bool) -> None:
             linewidth=1.5,
             label=f"{one.name}  {one.loss:.4f}",
         )
+    if not by_time:
+        _count_images(
+            axes,
+            np.array(
+                [look.images for one in comparison.contestants for look in one.curve], np.float64
+            ),
+        )
     against = "seconds of training" if by_time else "images shown"
     _plain(axes, f"Held-out loss against {against}", against)
     _scale_y(axes, np.array(losses))
@@ -241,8 +250,10 @@ def draw_comparison(
         _draw_samples(axes, title, images[chosen], columns)
     below = figure.add_subplot(cells[2, :])
     below.axis("off")
-    told = "\n".join([*table(comparison), "", *notes(comparison)])
-    below.text(0, 1, told, family="monospace", fontsize=7.2, va="top", transform=below.transAxes)
+    wrapped = [line for note in notes(comparison) for line in wrap(note, NOTE_WIDTH)]
+    told = "\n".join([*table(comparison), "", *wrapped])
+    text = below.text(0, 1, told, family="monospace", fontsize=7.5, va="top")
+    text.set_in_layout(False)  # or a long line would push the panels together
     return figure
 
 

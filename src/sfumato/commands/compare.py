@@ -51,11 +51,11 @@ def run_compare(args: Compare) -> None:
     _check_numbers(args)
     out = args.out or Path("runs/compare")
     _check_folder(out)
+    runs, data = contestants_of(args, reading(Reporter(quiet=args.quiet).say))
+    splits = splits_of(runs[0].data, data)
+    if splits.held_out is None or len(splits.held_out) < 2:
+        raise ValueError(f"{len(data)} images are too few to hold two back: give 20 or more.")
     with Reporter(out / "log.txt", args.quiet) as reporter:
-        runs, data = contestants_of(args, reading(reporter.say))
-        splits = splits_of(runs[0].data, data)
-        if splits.held_out is None:
-            raise ValueError(f"{len(data)} images are too few to hold any back: give 20 or more.")
         judge = judge_in(out, data, splits, device, args.seed, reporter)
         for run in runs:
             if not trained(run, data, device, out / run.name, args.quiet, reporter):
