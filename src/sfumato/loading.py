@@ -10,7 +10,7 @@ from safetensors.torch import load
 from . import checkpoint
 from .assembly import build
 from .classification import NoisyClassifier, log_prob_of
-from .codec import Codec
+from .codec import Codec, Pixels
 from .conditions import Captions, Conditions, ForClassifier, Labels, Nothing
 from .config import ClassifierRun, Run, loads
 from .denoiser import NetworkDenoiser
@@ -54,6 +54,8 @@ def load_run(
     Raises: FileNotFoundError where there is no run, or none with a checkpoint; ValueError where it
     draws nothing.
     """
+    if raw and best:
+        raise ValueError("raw and best at once: best is an average, so choose one of them.")
     folder = find(name)
     run = loads((folder / "run.json").read_text("utf-8"))
     if not isinstance(run, Run):
@@ -104,12 +106,13 @@ def conditions_in(folder: Path, run: Run) -> Conditions:
 def guided(loaded: Loaded, name: str) -> Loaded:
     """The loaded run with the classifier of another run, averaged weights, to guide it.
 
-    Raises: ValueError where that run trained something else, or on other classes.
+    Raises: ValueError where that run trained something else, or on other classes or channels.
     """
     folder = find(name)
     run = loads((folder / "run.json").read_text("utf-8"))
     if not isinstance(run, ClassifierRun):
         raise ValueError(f"--classifier {name}: {folder} is a {type(run).__name__}, no classifier.")
+    _check_sees(run, loaded)
     guide = build_classifier(run, loaded.device).eval()
     guide.load_state_dict(load_weights(folder, False, False)[1])
     guide.requires_grad_(False)
@@ -123,3 +126,17 @@ def guided(loaded: Loaded, name: str) -> Loaded:
         return replace(loaded, guide=guide)
     card = replace(loaded.card, class_names=names)
     return replace(loaded, guide=guide, card=card, conditions=ForClassifier())
+
+
+def _check_sees(run: ClassifierRun, loaded: Loaded) -> None:
+    """Raise ValueError where the classifier was not trained on what the model denoises."""
+    if not isinstance(loaded.run.codec, Pixels):
+        raise ValueError(
+            f"{loaded.folder} diffuses latents, and a classifier knows pixels: guide a model of "
+            "pixels, or by --guidance."
+        )
+    if run.network.in_channels != loaded.card.channels:
+        raise ValueError(
+            f"the classifier sees {run.network.in_channels} channels, the model draws "
+            f"{loaded.card.channels}: train one of them again with --channels."
+        )

@@ -58,9 +58,13 @@ def _wait(device: torch.device) -> None:
 
 
 def bytes_an_image(task: Task, model: nn.Module, batch: Batch) -> float:
-    """Memory that the forward pass keeps for the backward pass, an image: measured on 1 and 3."""
-    one, three = (_saved_bytes(task, model, batch, rows) for rows in (1, 3))
-    return max(0.0, (three - one) / 2)
+    """Memory that the forward pass keeps for the backward pass, an image: measured on 1 and 3.
+
+    Of a batch of one it is all that is kept.
+    """
+    most = min(3, len(next(iter(batch.values()))))
+    one, more = (_saved_bytes(task, model, batch, rows) for rows in (1, most))
+    return float(one) if most == 1 else max(0.0, (more - one) / (most - 1))
 
 
 def _saved_bytes(task: Task, model: nn.Module, batch: Batch, rows: int) -> int:

@@ -31,6 +31,7 @@ from ..session import Session, StopRequest, steps_of
 from ..storage import clear_unfinished, write_file
 from ..tasks import TASKS, Parts, Task, settle_precision, task_of
 from ..training import TrainState, losses_of, prefetched, train
+from ..training_film import training_film
 
 
 def run_train(args: Train) -> None:
@@ -57,13 +58,19 @@ def run_train(args: Train) -> None:
 def check(run: AnyRun, data: ImageData, device: torch.device, out: Path | None) -> None:
     """The whole of a run in two steps, in a folder that is then removed; how long it would take."""
     root = out.parent if out is not None else Path("runs")
+    new = [folder for folder in (root, *root.parents) if not folder.exists()]
     root.mkdir(parents=True, exist_ok=True)
     short = replace(run.train, steps=2, images=None, epochs=None, seconds=None, previews=1)
-    with TemporaryDirectory(prefix=".check-", dir=root) as folder:
-        trainer = Trainer(replace(run, train=short), data, device, quiet=False)
-        trainer.budget = run.train
-        trainer.start(None, Path(folder) / "run")
-    print("All of it works: data, steps, held-out losses, samples, saving. Nothing was kept.")
+    try:
+        with TemporaryDirectory(prefix=".check-", dir=root) as folder:
+            trainer = Trainer(replace(run, train=short), data, device, quiet=False)
+            trainer.budget, trainer.trial = run.train, True
+            _, finished = trainer.start(None, Path(folder) / "run")
+    finally:
+        for empty in new:
+            empty.rmdir()
+    if finished:
+        print("All of it works: data, steps, held-out losses, samples, saving. Nothing was kept.")
 
 
 def print_plan(run: AnyRun, data: ImageData, device: torch.device) -> None:
@@ -120,6 +127,7 @@ class Trainer:
     def __init__(self, run: AnyRun, data: ImageData, device: torch.device, quiet: bool) -> None:
         self.run, self.device, self.quiet = run, device, quiet
         self.budget = run.train  # what the forecast is for
+        self.trial = False  # of --check: quick pictures, and no word of where they are
         self.data = data
         self.splits = splits_of(run.data, data)
 
@@ -273,23 +281,40 @@ class Trainer:
                 f"larger budget: sfumato train {folder} --steps {2 * state.step}"
             )
         if not finished:
-            say(f"Stopped and saved at step {state.step:,}. Go on with: sfumato train {folder}")
+            if not self.trial:
+                say(f"Stopped and saved at step {state.step:,}. Go on with: sfumato train {folder}")
             return
-        shown = session.task.show(state.average, quick=False)
-        if shown is not None:
-            session.save_grid(state, shown, folder / "samples.png")
-        if not already:
-            self._test(state, session)
-        rows = read_metrics(folder)
-        session.draw_losses(state)
-        _write_page(folder)
-        held = [row for row in rows if row["kind"] == "held_out"]
+        self._last_look(state, session, tested=already)
+        held = [row for row in read_metrics(folder) if row["kind"] == "held_out"]
         best = f", held-out loss {held[-1]['ema']:.4f}" if held else ""
         say(f"Done: {state.step:,} steps in {duration(state.seconds)}{best}.")
-        say(f"Pictures: {folder / 'samples.png'} and {folder / 'loss.png'};")
-        say(f"everything on one page: {folder / 'index.html'}")
-        for line in session.task.finish(state):
+        words = [
+            f"Pictures: {folder / 'samples.png'} and {folder / 'loss.png'};",
+            f"everything on one page: {folder / 'index.html'}",
+            *session.task.finish(state),
+        ]
+        for line in () if self.trial else words:
             say(line)
+
+    def _last_look(self, state: TrainState, session: Session, tested: bool) -> None:
+        """samples.png, the loss on the test images, loss.png and the page."""
+        shown = session.task.show(state.average, quick=self.trial)
+        if shown is not None:
+            session.save_grid(state, shown, session.folder / "samples.png")
+        if not tested:
+            self._test(state, session)
+        session.draw_losses(state)
+        self._film(session)
+        _write_page(session.folder)
+
+    def _film(self, session: Session) -> None:
+        """training.webp: the grids of a run whose previews were asked for by epochs."""
+        drawn = any((session.folder / "samples").glob("step-*.png"))
+        if self.run.train.preview_epochs is None or not drawn:
+            return
+        film = training_film(session.folder)
+        if not self.trial:
+            session.reporter.say(f"Film of the training: {film}")
 
 
 def _write_page(folder: Path) -> None:

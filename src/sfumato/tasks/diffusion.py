@@ -1,6 +1,6 @@
 """Training a denoiser: the task behind Run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,15 @@ from ..grids import KarrasGrid
 from ..importance import ImportanceSampled
 from ..networks.describe import flops
 from ..solvers import DPMSolverPP2M
-from ..text import CARD, TextConfig, caption_table, load_table, save_table
+from ..text import (
+    CARD,
+    CaptionTable,
+    TextConfig,
+    caption_table,
+    load_table,
+    prompts_of,
+    save_table,
+)
 from ..training import Batch, TrainState
 from .task import Parts, Shown, cost
 
@@ -164,6 +172,11 @@ def captions_of(text: TextConfig, parts: Parts) -> tuple[Conditions, Conditions 
         parts.say("encoding captions ...")
         table = caption_table([*train, *(held or ())], text.build())
         save_table(table, parts.folder)
-    rows = table.rows(train)
-    conditions = Captions(table, text, rows)
-    return conditions, None if held is None else Captions(table, text, table.rows(held))
+    conditions = Captions(table, text, table.rows(train))
+    return conditions, None if held is None else conditions_by(table, text, held)
+
+
+def conditions_by(table: CaptionTable, text: TextConfig, captions: Sequence[str]) -> Captions:
+    """Of captions that the table may lack: those of the test part are read at the end alone."""
+    wanted = prompts_of(table, captions, text.build)
+    return Captions(wanted, text, wanted.index)
