@@ -12,6 +12,7 @@ RUNNERS = {  # what was typed: the module that does it, imported only then, and 
     "Sample": ("sample", "run_sample"),
     "Evaluate": ("evaluate", "run_evaluate"),
     "Compare": ("compare", "run_compare"),
+    "Spectra": ("spectra", "run_spectra"),
     "Import": ("import_", "run_import"),
     "Export": ("export", "run_export"),
     "Info": ("info", "run_info"),

@@ -14,23 +14,27 @@ import tyro
 
 from .vocabulary import PEERS
 
+
+def _shown(metavar: str) -> Any:
+    """How a value is called in the help, without a word on its default."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
 Sampler = Annotated[
     Literal["heun", "dpm++2m", "ddim", "ddpm", "ddpm-large", "euler", "euler-maruyama", "churn"]
     | None,
-    tyro.conf.arg(
-        metavar="{heun,dpm++2m,ddim,ddpm,ddpm-large,euler,euler-maruyama,churn}",
-        help_behavior_hint="",
-    ),
+    _shown("{heun,dpm++2m,ddim,ddpm,ddpm-large,euler,euler-maruyama,churn}"),
 ]
 GridName = Annotated[
     Literal["karras", "uniform", "leading", "trailing", "linspace"] | None,
-    tyro.conf.arg(metavar="{karras,uniform,leading,trailing,linspace}", help_behavior_hint=""),
+    _shown("{karras,uniform,leading,trailing,linspace}"),
 ]
 Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
-Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
-Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
-Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+Count = Annotated[int | None, _shown("N")]
+Number = Annotated[float | None, _shown("X")]
+Text = Annotated[str | None, _shown("TEXT")]
+Folder = Annotated[Path | None, _shown("PATH")]
+RunName = Annotated[tyro.conf.Positional[str], _shown("RUN")]
 Settings = Annotated[
     tuple[str, ...],
     tyro.conf.arg(
@@ -60,10 +64,7 @@ class Demo:
 class Train:
     """Train a model on a recipe or on images of your own."""
 
-    source: Annotated[
-        tyro.conf.Positional[str],
-        tyro.conf.arg(metavar="RECIPE|DATA|RUN", help_behavior_hint=""),
-    ] = ""
+    source: Annotated[tyro.conf.Positional[str], _shown("RECIPE|DATA|RUN")] = ""
     """A recipe (`sfumato recipes` lists them; or your own FILE.py:FUNCTION), images (a folder, an
     archive, IDX files) or the folder of a run to go on with."""
     data: Text = None
@@ -96,10 +97,7 @@ class Train:
     """Steps until the rate is reached."""
     ema: Number = None
     """Width of the weights' average, as a share of the run so far (0.1)."""
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"] | None,
-        tyro.conf.arg(metavar="{auto,fp32,bf16}", help_behavior_hint=""),
-    ] = None
+    precision: Annotated[Literal["auto", "fp32", "bf16"] | None, _shown("{auto,fp32,bf16}")] = None
     """Of the network's arithmetic; auto times both."""
     seed: Count = None
     """Decides the weights, the order, the noise: same seed, same run."""
@@ -146,7 +144,7 @@ class Train:
 class Sample:
     """Draw images from a run; image k depends on its own seed only."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    run: RunName
     """A run's folder, its name in runs/, or 'last'."""
     seeds: Text = None
     """0-99 or 1,2,5-9: one image a seed; default enough for the grid."""
@@ -166,9 +164,7 @@ class Sample:
     """Spacing of the times."""
     eta: float = 0.0
     """Noise of ddim: 0 none, 1 as DDPM."""
-    prompt: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="TEXT ...", help_behavior_hint="")
-    ] = ()
+    prompt: Annotated[tuple[str, ...], _shown("TEXT ...")] = ()
     """What to draw, in words, a row each; for models trained on captions."""
     guidance: Number = None
     """Scale of classifier-free guidance: 1 as trained (its w is scale - 1), more is bolder."""
@@ -180,9 +176,7 @@ class Sample:
     """The run of a classifier of noised images, to guide by its gradient ..."""
     classifier_scale: Number = None
     """... times this; 1 is Bayes' rule."""
-    clipped: Annotated[
-        bool | None, tyro.conf.arg(metavar="{True,False}", help_behavior_hint="")
-    ] = None
+    clipped: Annotated[bool | None, _shown("{True,False}")] = None
     """Keep the estimate of x0 in [-1, 1]."""
     raw: bool = False
     """The weights themselves instead of their average (EMA)."""
@@ -197,10 +191,7 @@ class Sample:
     batch: int = 128
     """Images drawn at once."""
     device: Device = "auto"
-    precision: Annotated[
-        Literal["fp32", "bf16"] | None,
-        tyro.conf.arg(metavar="{fp32,bf16}", help_behavior_hint=""),
-    ] = None
+    precision: Annotated[Literal["fp32", "bf16"] | None, _shown("{fp32,bf16}")] = None
     """Default: as trained."""
     quiet: bool = False
 
@@ -209,7 +200,7 @@ class Sample:
 class Evaluate:
     """Measure a run on images it was not trained on: losses, bits per dimension, reconstruction."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    run: RunName
     """A run's folder, its name in runs/, or 'last'."""
     data: Text = None
     """Images to measure on; default the run's own, those it held out."""
@@ -231,7 +222,7 @@ class Evaluate:
 class Import:
     """Make a run of a model that another program trained."""
 
-    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+    path: Annotated[tyro.conf.Positional[str], _shown("PATH")]
     """A diffusers pipeline's folder, or a file of weights; nothing in it is ever executed."""
     data: Text = None
     """The images it was trained on, where training is to go on."""
@@ -245,7 +236,7 @@ class Import:
 class Export:
     """Write a run's model for other programs."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    run: RunName
     """A run's folder, its name in runs/, or 'last'."""
     format: Literal["diffusers"] = "diffusers"
     """diffusers: a folder for DDPMPipeline.from_pretrained."""
@@ -259,9 +250,7 @@ class Export:
 class Recipes:
     """List the recipes: what each trains, its source, size, cost and status."""
 
-    name: Annotated[
-        tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE", help_behavior_hint="")
-    ] = ""
+    name: Annotated[tyro.conf.Positional[str], _shown("RECIPE")] = ""
     """One of them, to be told all about it."""
 
 
@@ -269,11 +258,10 @@ class Recipes:
 class Compare:
     """Train several recipes on the same images with the same budget; one table, one figure."""
 
-    recipes: Annotated[
-        tyro.conf.Positional[tuple[str, ...]],
-        tyro.conf.arg(metavar="RECIPE ...", help_behavior_hint=""),
-    ] = ("compare_unet2d", "compare_sd_unet", "compare_dit")
-    """Two or more recipes."""
+    recipes: Annotated[tyro.conf.Positional[tuple[str, ...]], _shown("RECIPE ...")] = (
+        *("compare_unet2d", "compare_sd_unet", "compare_dit"),
+    )
+    """Two or more recipes; default the three that are made for it, compare_*."""
     data: str = "digits"
     """The images for all of them."""
     time: Text = None
@@ -290,13 +278,22 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Spectra:
+    """Measure which scales of an image come first, in training and in sampling."""
+
+    run: RunName
+    """A run's folder, its name in runs/, or 'last'."""
+    samples: int = 100
+    """Images drawn to follow along their way out of noise, about."""
+    device: Device = "auto"
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
 class Info:
     """Tell what a run, a data set or a picture made by sfumato is."""
 
-    thing: Annotated[
-        tyro.conf.Positional[str],
-        tyro.conf.arg(metavar="RUN|DATA|IMAGE", help_behavior_hint=""),
-    ]
+    thing: Annotated[tyro.conf.Positional[str], _shown("RUN|DATA|IMAGE")]
     """A run, a data set or a picture."""
 
 
@@ -307,6 +304,7 @@ COMMANDS: dict[str, Any] = {
     "sample": Sample,
     "evaluate": Evaluate,
     "compare": Compare,
+    "spectra": Spectra,
     "import": Import,
     "export": Export,
     "info": Info,
