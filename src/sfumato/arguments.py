@@ -109,6 +109,8 @@ class Train:
     """Use only so many images."""
     labels: bool = True
     """--no-labels ignores the classes."""
+    captions: bool = False
+    """Train on the captions beside images of your own, to draw from words."""
     flip: bool = False
     """Mirror half of the images; not for digits and letters."""
     label_dropout: Number = None

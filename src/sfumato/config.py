@@ -37,13 +37,15 @@ from .reconstruction import ReconstructionLoss
 from .text import TextConfig
 
 PRECISIONS = ("auto", "fp32", "bf16")
+SPLITS = ("train", "test", "unlabeled")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which images, and what is random about them.
 
-    source: a built-in name or a path. size: side after the centre crop; None keeps the images'.
+    source: a built-in name or a path. split: the part of a set that its authors divided: "train",
+        "test", or of STL-10 "unlabeled". size: side after the centre crop; None keeps the images'.
     held_out: images kept out of training for the held-out loss, at most a tenth of all.
     test: images that training never sees in any form, not even as held-out loss, and that are
         measured once, at the end; at most a fifth of all.
@@ -60,8 +62,11 @@ class DataConfig:
     test: int = 0
     flip: bool = False
     label_dropout: float = 0.1
+    split: str = "train"
 
     def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"data.split = {self.split!r}; it is one of {', '.join(SPLITS)}.")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout = {self.label_dropout}; it is a share, from 0 to 1.")
         for name in ("size", "channels", "limit"):

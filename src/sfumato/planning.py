@@ -1,16 +1,20 @@
 """From what was typed to a settled run: recipe, data and flags brought together."""
 
 import dataclasses
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .arguments import Sample, Train, UsageError, seconds
 from .codec import Pixels
 from .config import RUNS, AnyRun, DataConfig, Run, SamplingConfig, loads, override, to_dict
 from .data import ImageData, load
+from .devices import pick_device
+from .folder import DataCard, read_card
 from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
-from .recipes import RECIPES, own_images, recipe_at
+from .recipes import RECIPES, recipe_at
+from .recipes.own_images import NAME, own_images
 from .solvers import (
     DDIM,
     Ancestral,
@@ -53,15 +57,21 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def load_data(config: DataConfig, progress: Any = None) -> ImageData:
-    """The images that the settings ask for."""
+def load_data(
+    config: DataConfig, progress: Any = None, before: DataCard | None = None
+) -> ImageData:
+    """The images that the settings ask for.
+
+    before: of a run that goes on; what was chosen for it is not chosen anew.
+    """
     return load(
         config.source,
-        size=config.size,
-        channels=config.channels,
+        size=config.size or (before.size if before else None),
+        channels=config.channels or (before.channels if before else None),
         limit=config.limit,
         labels=config.labels,
         progress=progress,
+        split=config.split,
     )
 
 
@@ -84,27 +94,89 @@ def plan(args: Train, progress: Any = None) -> tuple[AnyRun, ImageData]:
     Raises: UsageError or ValueError for what can't be read, found or combined.
     """
     run = starting_point(args)
-    if run is None and not args.source:
-        raise UsageError(f"train what? A recipe ({', '.join(RECIPES)}) or a folder of images.")
-    data_flags = given(size=args.size, channels=args.channels, limit=args.limit)
-    if not args.labels:
-        data_flags["labels"] = False
-    if args.flip:
-        data_flags["flip"] = True
-    if run is not None and args.config is not None and args.source:
-        data_flags["source"] = args.source
-    if args.data is not None:
-        data_flags["source"] = args.data
-    config = replace(run.data if run else DataConfig(source=args.source), **data_flags)
-    config = replace(config, **given(label_dropout=args.label_dropout, test=args.test))
-    for setting in args.settings:
-        if setting.startswith("data."):
-            config = override(config, *_halves(setting.removeprefix("data.")), where="data")
+    check_source(args, run)
+    config = data_config(args, run)
     data = load_data(config, progress)
     if run is None:
-        run = own_images(data, args.source, args.preset, Pixels().deviation(data.images))
+        gpu = pick_device(args.device).type != "cpu"
+        deviation = Pixels().deviation(data.images)
+        run = own_images(data, args.source, args.preset, deviation, gpu, args.captions)
+        if args.resume:  # what was chosen for it then stands, whatever would be chosen today
+            folder = resume_folder(args, args.name or run.name)
+            run = loads((folder / "run.json").read_text("utf-8"))
+    if args.resume:
+        data = as_before(resume_folder(args, args.name or run.name), config, data, progress)
     run = with_flags(replace(run, data=config), args)
+    data = as_used(run, data)
     return TASKS[type(run)].settled(run, data), data
+
+
+def check_source(args: Train, run: AnyRun | None) -> None:
+    """Raise UsageError unless it is said what to train on."""
+    if run is None and not args.source:
+        raise UsageError(f"train what? A recipe ({', '.join(RECIPES)}) or a folder of images.")
+    if run is not None and args.captions and not (isinstance(run, Run) and run.text):
+        raise UsageError(
+            f"--captions is for images of your own; {run.name} is settled already. Train on the "
+            "folder itself, or on the recipe emoji_text with --data."
+        )
+    if run is not None and not (run.data.source or args.data or args.source):
+        raise UsageError(
+            f"{run.name} was imported without images: import it again with --data and the images "
+            "it was trained on."
+        )
+
+
+def data_config(args: Train, run: AnyRun | None) -> DataConfig:
+    """The settings of the data: the run's, with what was typed in place of its own."""
+    flags = given(
+        size=args.size,
+        channels=args.channels,
+        limit=args.limit,
+        label_dropout=args.label_dropout,
+        test=args.test,
+        labels=None if args.labels else False,
+        flip=args.flip or None,
+    )
+    if run is not None and args.config is not None and args.source:
+        flags["source"] = args.source
+    if args.data is not None:
+        flags["source"] = args.data
+    config = replace(run.data if run else DataConfig(source=args.source), **flags)
+    return with_settings(_Data(config), [s for s in args.settings if _is_of_data(s)]).data
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What of a run is known before its images are."""
+
+    data: DataConfig
+
+
+def _is_of_data(setting: str) -> bool:
+    return setting.partition("=")[0].partition(".")[0] == "data"
+
+
+def as_before(folder: Path, config: DataConfig, data: ImageData, progress: Any) -> ImageData:
+    """The images in the size and with the channels that the run in this folder began with."""
+    card = read_card(folder)
+    size_changed = config.size is None and card.size != data.size
+    channels_changed = config.channels is None and card.channels != data.channels
+    return load_data(config, progress, card) if size_changed or channels_changed else data
+
+
+def as_used(run: AnyRun, data: ImageData) -> ImageData:
+    """The images without the captions, where the run reads none: they are not what it is told.
+
+    So a run that began before captions were read goes on with the same fingerprint.
+    """
+    if data.captions is None or (isinstance(run, Run) and run.text is not None):
+        return data
+    note = "The captions are not used"
+    note += (
+        "; --captions trains on them, as the recipe emoji_text does." if run.recipe == NAME else "."
+    )
+    return replace(data, captions=None, notes=(*data.notes, note))
 
 
 def _halves(setting: str) -> tuple[str, str]:
@@ -137,9 +209,17 @@ def with_flags(run: AnyRun, args: Train) -> AnyRun:
     run = replace(run, train=replace(run.train, **changes))
     run = with_sampling(run, args)
     run = replace(run, **given(name=args.name, precision=args.precision))
-    for setting in args.settings:
-        run = override(run, *_halves(setting))
-    return run
+    return with_settings(run, [s for s in args.settings if not _is_of_data(s)])
+
+
+C = TypeVar("C")
+
+
+def with_settings(config: C, settings: Sequence[str]) -> C:
+    """The configuration with every "path=value" of --set in place of its own."""
+    for setting in settings:
+        config = override(config, *_halves(setting))
+    return config
 
 
 def with_sampling(run: AnyRun, args: Train) -> AnyRun:
@@ -161,8 +241,9 @@ def sampling_with(sampling: SamplingConfig, args: Train | Sample) -> SamplingCon
     """The sampling settings with the flags of `train` or `sample` in place of their own."""
     steps = args.steps if isinstance(args, Sample) else args.sample_steps
     sampling = replace(sampling, **given(steps=steps, guidance=args.guidance))
-    if args.sampler is not None:
-        sampling = replace(sampling, solver=SOLVERS[args.sampler])
+    if args.sampler is not None and SOLVERS[args.sampler] != sampling.solver:
+        # keep_eps belongs to the sampler of the program that the run was imported from
+        sampling = replace(sampling, solver=SOLVERS[args.sampler], keep_eps=False)
     if isinstance(args, Sample):
         sampling = _sample_only(sampling, args)
     return sampling

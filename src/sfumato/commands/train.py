@@ -27,6 +27,7 @@ from ..folder import (
 from ..pictures import data_preview, save_png
 from ..planning import check_same, fields_of, plan, resume_folder
 from ..preflight import check_disk, forecast, rehearse, settle_memory
+from ..recipes.own_images import reasons
 from ..session import Session, StopRequest, steps_of
 from ..storage import clear_unfinished, write_file
 from ..tasks import TASKS, Parts, Task, settle_precision, task_of
@@ -109,6 +110,7 @@ def facts(
         else f"{device}, {torch.cuda.get_device_name(device) if device.type == 'cuda' else ''}",
         "data": data.describe(),
         **TASKS[type(run)].facts(run, data),
+        **reasons(run, data, device),
         "plan": f"{budget_words(run)}, batch {run.train.batch}"
         + (f" in {parts} parts" if parts > 1 else "")
         + f", lr {run.train.lr:g}, seed {run.train.seed}",
