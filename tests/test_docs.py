@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,11 +28,6 @@ def claims(page: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows if set(row[0]) - {"-"} and len(row) < 5]
 
 
-def functions(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text("utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-
-
 @pytest.mark.parametrize("page", SOURCES)
 def test_every_test_that_is_named_exists(page):
     named = re.findall(r"`tests/(test_\w+\.py)::(\w+)`", (DOCS / page).read_text("utf-8"))
@@ -40,9 +36,12 @@ def test_every_test_that_is_named_exists(page):
     assert not missing
 
 
+@cache
 def functions_of(file: str) -> set[str]:
+    """The functions of a file of tests; none where it is not there."""
     path = ROOT / "tests" / file
-    return functions(path) if path.is_file() else set()
+    tree = ast.parse(path.read_text("utf-8") if path.is_file() else "")
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 @pytest.mark.parametrize("page", SOURCES)

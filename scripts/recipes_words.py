@@ -1,0 +1,163 @@
+"""The words of docs/recipes.md: from the recipes' records to the page. See recipes_page.py."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from sfumato.console import duration
+from sfumato.folder import DataCard
+from sfumato.recipes import RECIPES
+
+DATA = {  # images and exact words, for the sets that recipes were trained on here
+    "digits": (5_000, "MNIST digits that come with sfumato"),
+    "twemoji": (1_903, "named Twemoji (graphics: Twitter, Inc and other contributors, CC BY 4.0)"),
+    "mnist": (60_000, "images of MNIST"),
+    "fashion-mnist": (60_000, "images of Fashion-MNIST"),
+    "cifar10-jpeg-train": (
+        50_000,
+        "training images of CIFAR-10 (JPEG), saved again with loss: not comparable with CIFAR-10",
+    ),
+    "flowers5": (4_311, "flowers, of which our copy was enlarged from 32 to 128 pixels"),
+    "anime64": (8_560, "drawn faces"),
+    "catsdogs128-train": (2_000, "photographs of cats and dogs"),
+}
+TEXTS = {
+    "": "The first run",
+    "000": "000: diffusers' UNet2DModel on MNIST",
+    "001": "001: a U-Net written by hand",
+    "002": "002: MNIST with T = 300",
+    "003": "003: a survey, from DDPM to DiT",
+    "004": "004: a report, from a library to high resolution",
+}
+HEAD = """# Recipes
+
+What every recipe is, and what came of it when it was trained here, on two cores of a CPU unless
+another device is named. Samples are the run's last grid, from the averaged weights; nothing is
+picked. Losses are of held-out images, and not comparable between recipes: their processes and
+noise levels differ. What the five texts say, and what is true: [sources.md](sources.md).
+
+Made by `scripts/recipes_page.py` from the runs' folders; the numbers lie in [recipes/](recipes).
+"""
+
+
+@dataclass(frozen=True)
+class Sister:
+    """Why a recipe was not trained here, and the smaller one that shows that its kind learns."""
+
+    shape: tuple[int, int, int]  # of what the network sees
+    name: str
+    needs: str = "a GPU"
+
+
+SISTERS = {
+    "unet2d_mnist": Sister((1, 28, 28), "unet2d_small"),
+    "handmade_cifar10": Sister((3, 32, 32), "handmade_small"),
+    "sd_unet": Sister((3, 64, 64), "sd_unet_small", "a GPU, and CelebA's faces"),
+    "dit_s_2": Sister((8, 16, 16), "latent_dit"),
+    "lucid_cifar10": Sister((3, 32, 32), "lucid_small"),
+    "optimised_cifar10": Sister((3, 32, 32), "optimised_small"),
+    "stl10": Sister((3, 96, 96), "high_resolution_small", "a GPU, and STL-10"),
+    "celeba64": Sister((3, 64, 64), "high_resolution_small", "a GPU, and CelebA's faces"),
+    "celebahq128": Sister((3, 128, 128), "high_resolution_small", "a GPU, and such faces"),
+    "celebahq256": Sister((3, 256, 256), "high_resolution_small", "a GPU, and such faces"),
+}
+
+
+def data_words(card: DataCard) -> str:
+    """The images as a caption may call them, with how many there are and how large."""
+    most, words = DATA.get(card.name, (card.images, f"images of {card.name}"))
+    few = f"{card.images:,} of the " if card.images < most else ""
+    return f"{few}{most:,} {words}; {card.size[0]} x {card.size[1]} pixels"
+
+
+def told(name: str) -> tuple[str, str, str]:
+    """(source, first sentence, command) of a recipe's docstring."""
+    lines = inspect.cleandoc(RECIPES[name].__doc__ or "").splitlines()
+    source = next((line.split()[1] for line in lines if line.startswith("Source:")), "")
+    found = [line for line in lines if line.startswith(("Command:", "sfumato train"))]
+    after = lines[lines.index(found[0]) + 1 :] if found else []
+    text = " ".join([*found[:1], *(line.strip() for line in after)])
+    command = text.removeprefix("Command:").strip().replace("; then ", "\n")
+    return source, lines[0], command or f"sfumato train {name}"
+
+
+def page(records: dict[str, dict[str, Any]]) -> str:
+    """The whole page, from the records by recipe."""
+    trained = {name: record for name, record in records.items() if "steps" in record}
+    parts = [HEAD, overview(trained)]
+    for source, title in TEXTS.items():
+        names = [name for name in RECIPES if told(name)[0] == source and name in trained]
+        if names:
+            parts += [f"## {title}\n", *(section(name, trained[name]) for name in names)]
+    missing = [name for name in RECIPES if name not in trained]
+    large = [name for name in missing if name in SISTERS]
+    parts += [not_trained(large, records)] if large else []
+    waiting = [f"`{name}`" for name in missing if name not in SISTERS]
+    parts += [f"## Still to be trained\n\n{', '.join(waiting)}\n"] if waiting else []
+    return "\n".join(parts)
+
+
+def overview(trained: dict[str, dict[str, Any]]) -> str:
+    head = "| recipe | text | weights | FLOPs an image | images | time | steps | held-out loss |"
+    rows = [head, "|---" * 8 + "|"]
+    for name in RECIPES:
+        if name in trained:
+            record = trained[name]
+            cells = (
+                f"[{name}](#{name})",
+                told(name)[0],
+                record["weights"],
+                record["flops"],
+                record["size"],
+                duration(record["seconds"]),
+                f"{record['steps']:,}",
+                loss(record["held_out"]),
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def section(name: str, record: dict[str, Any]) -> str:
+    """A recipe: what it is, how to make it, what was measured, and how it looks."""
+    _, summary, command = told(name)
+    facts = {
+        "data": f"{record['data']}; {record['split']}",
+        "network": f"{record['weights']} weights, {record['flops']} an image forward",
+        "training": f"{duration(record['seconds'])}, {record['steps']:,} steps of "
+        f"{record['batch']}, {record['images_per_s']:,g} images/s "
+        f"({record['device']}, {record['precision']})",
+        "held-out loss": f"{loss(record['held_out'])}, from {loss(record['held_out_at_start'])}",
+        **record["numbers"],
+        "not as in the recipe": ", ".join(f"`{line}`" for line in record["changed"]),
+    }
+    if record["held_out"] is None:
+        del facts["held-out loss"]
+    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
+    grid = f'<img src="recipes/{name}.webp" alt="{record["shown"]}" width="420">'
+    curves = f'<img src="recipes/{name}-loss.webp" alt="losses of {name}" width="420">'
+    return (
+        f"### {name}\n\n{summary}\n\n```\n{command}\n```\n\n{listed}\n\n"
+        f"{grid} {curves}\n\n{record['shown']}; beside them the losses.\n"
+    )
+
+
+def not_trained(names: list[str], records: dict[str, dict[str, Any]]) -> str:
+    rows = [
+        "## Not trained here\n",
+        "Too large to get far on two cores. The sister is of the same structure, and its samples "
+        "above show that it learns.\n",
+        "| recipe | text | weights | FLOPs an image | network's input | its budget "
+        "| wants | sister |",
+        "|---" * 8 + "|",
+    ]
+    for name in names:
+        record, sister = records.get(name, {}), SISTERS[name]
+        known = [record.get(key, "") for key in ("weights", "flops", "size", "planned")]
+        link = f"[{sister.name}](#{sister.name})"
+        cells = (f"`{name}`", told(name)[0], *known, sister.needs, link)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
