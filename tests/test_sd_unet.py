@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DModel
 
 from sd_unets import SMALL, TEXT, alive, close, images, text
@@ -295,3 +296,14 @@ def test_impossible_shapes_say_what_to_do(change, message):
 def test_a_lone_noise_level_is_refused():
     with pytest.raises(ValueError, match=r"t.expand\(2\)"):
         SMALL.build()(images()[0], torch.tensor(3.0))
+
+
+def test_patches_are_the_same_network_on_rearranged_pixels():
+    config = replace(SMALL, attention_at=(4,), patch=2)
+    assert config.factors == (2, 4, 8)
+    network = alive(config.build()).double()
+    inner = replace(config, in_channels=8, attention_at=(2,), patch=1).build().double().eval()
+    inner.load_state_dict(network.state_dict())
+    x, level = (value.double() for value in images(size=(16, 8)))
+    wanted = F.pixel_shuffle(inner(F.pixel_unshuffle(x, 2), level), 2)
+    torch.testing.assert_close(network(x, level), wanted, rtol=0, atol=1e-12)
