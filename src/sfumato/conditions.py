@@ -120,9 +120,10 @@ class Captions:
         return self._padded(wanted.cond(wanted.index))
 
     def examples(self, count: int) -> list[str]:
-        """`count` captions that it was trained on, spread over all but the empty one."""
-        some = self.table.captions[1:]
-        return [some[(2 * i + 1) * len(some) // (2 * count)] for i in range(min(count, len(some)))]
+        """At most `count` captions that it was trained on, spread over all but the empty one."""
+        some = self.table.captions[1:] or self.table.captions
+        count = min(count, len(some))
+        return [some[(2 * i + 1) * len(some) // (2 * count)] for i in range(count)]
 
     def _padded(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
         tokens, mask = cond["tokens"], cond["mask"]
