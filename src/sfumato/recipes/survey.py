@@ -37,7 +37,9 @@ def improved_ddpm() -> Run:
         objective=Hybrid(steps=1000, vlb_weight=0.001),
         network=UNetConfig(channels=32, multipliers=(1, 2), attention_at=(), patch=2),
         train=TrainConfig(seconds=900, batch=64, lr=2e-3),
-        sampling=SamplingConfig(Ancestral(None), TrailingGrid(), steps=50, guidance=1.5),
+        sampling=SamplingConfig(
+            Ancestral(None), TrailingGrid(), steps=50, guidance=1.5, clipped=True
+        ),
         learned_variance=True,
     )
 
@@ -167,7 +169,9 @@ def dit_pixels() -> Run:
         objective=Hybrid(steps=1000, vlb_weight=0.001),
         network=DiTConfig(patch=4, depth=8, width=192, heads=3),
         train=TrainConfig(seconds=900, batch=64, lr=1e-3),
-        sampling=SamplingConfig(Ancestral(None), TrailingGrid(), steps=100, guidance=1.5),
+        sampling=SamplingConfig(
+            Ancestral(None), TrailingGrid(), steps=100, guidance=1.5, clipped=True
+        ),
         learned_variance=True,
     )
 
