@@ -137,8 +137,8 @@ def section(name: str, record: dict[str, Any]) -> str:
     if record["held_out"] is None:
         del facts["held-out loss"]
     listed = "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
-    grid = f'<img src="recipes/{name}.webp" alt="{record["shown"]}" width="420">'
-    curves = f'<img src="recipes/{name}-loss.webp" alt="losses of {name}" width="420">'
+    grid = f'<img src="recipes/{name}.webp" alt="{record["shown"]}" width="420" align="top">'
+    curves = f'<img src="recipes/{name}-loss.webp" alt="losses of {name}" width="420" align="top">'
     return (
         f"### {name}\n\n{summary}\n\n```\n{command}\n```\n\n{listed}\n\n"
         f"{grid} {curves}\n\n{record['shown']}; beside them the losses.\n"

@@ -30,8 +30,11 @@ def claims(page: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", SOURCES)
 def test_every_test_that_is_named_exists(page):
-    named = re.findall(r"`tests/(test_\w+\.py)::(\w+)`", (DOCS / page).read_text("utf-8"))
+    text = (DOCS / page).read_text("utf-8")
+    found = re.findall(r"\[(test_\w+)\]\(\.\./tests/(\w+)\.py\): ([\w ]+)", text)
+    named = [(file, f"test_{words.strip().replace(' ', '_')}") for _, file, words in found]
     missing = {f"{file}::{name}" for file, name in named if name not in functions_of(file)}
+    assert all(told == file for told, file, _ in found)
     assert len(named) > 100
     assert not missing
 
@@ -39,7 +42,7 @@ def test_every_test_that_is_named_exists(page):
 @cache
 def functions_of(file: str) -> set[str]:
     """The functions of a file of tests; none where it is not there."""
-    path = ROOT / "tests" / file
+    path = ROOT / "tests" / f"{file}.py"
     tree = ast.parse(path.read_text("utf-8") if path.is_file() else "")
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -48,7 +51,7 @@ def functions_of(file: str) -> set[str]:
 def test_every_claim_is_held_by_a_test(page):
     found = claims(page)
     assert len(found) > 90
-    assert [row for row in found if "::test_" not in row[-1]] == []
+    assert [row for row in found if "](../tests/test_" not in row[-1]] == []
 
 
 def test_both_languages_have_the_same_rows():
