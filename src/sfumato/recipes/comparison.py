@@ -1,4 +1,8 @@
-"""Three networks of one cost under one objective, for `sfumato compare`."""
+"""Three networks of one cost under one objective, for `sfumato compare`.
+
+compare takes all but the network from the first of its recipes: data, process, parameterization,
+objective, optimizer, sampler. So recipes of any kind can be named, and still only networks differ.
+"""
 
 from dataclasses import replace
 
