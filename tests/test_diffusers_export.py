@@ -186,7 +186,7 @@ def test_clipping_that_diffusers_must_be_told_of_is_named(
     mine = of(replace(RUN, sampling=sampling))
     notes = " ".join(write(tmp_path / "out", mine.run, mine.weights, SHAPE))
     assert said in notes
-    assert said or "eps" not in notes
+    assert said or "clip" not in notes
 
 
 def test_what_stands_for_another_sampler_is_told(tmp_path: Path) -> None:

@@ -8,10 +8,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
+from .typed import UsageError as UsageError
+from .typed import check_numbers
+from .typed import numbers as numbers
+from .typed import seconds as seconds
 from .vocabulary import PEERS
 
 
@@ -228,6 +232,10 @@ class Import:
     """A diffusers pipeline's folder, or a file of weights; nothing in it is ever executed."""
     data: Text = None
     """The images it was trained on, where training is to go on."""
+    codec: Folder = None
+    """Of a model of latents: its autoencoder, as diffusers' AutoencoderKL folder or a run's."""
+    size: Count = None
+    """Side of its images, where a file of denoising-diffusion-pytorch does not tell."""
     name: Text = None
     out: Folder = None
     """Folder to make; default runs/NAME."""
@@ -240,10 +248,10 @@ class Export:
 
     run: RunName
     """A run's folder, its name in runs/, or 'last'."""
-    format: Literal["diffusers"] = "diffusers"
-    """diffusers: a folder for DDPMPipeline.from_pretrained."""
+    format: Literal["diffusers", "dit", "lucid"] = "diffusers"
+    """A folder of diffusers, DiT's own state dict, or model-N.pt of denoising-diffusion-pytorch."""
     out: Folder = None
-    """Folder to make; default RUN/diffusers."""
+    """Folder to make; default RUN/FORMAT."""
     raw: bool = False
     """The weights themselves instead of their average (EMA)."""
 
@@ -313,10 +321,6 @@ COMMANDS: dict[str, Any] = {
 }
 
 
-class UsageError(Exception):
-    """What was typed can't be understood; the message says what to type."""
-
-
 def _spelling(flag: str) -> str:
     return flag.lstrip("-").partition("=")[0].replace("_", "-").lower()
 
@@ -362,32 +366,14 @@ def _check_command(command: str) -> None:
     raise UsageError(f"sfumato has no command {command!r}; {hint}")
 
 
-def seconds(text: str) -> float:
-    """90, 90s, 20m, 1.5h, 2d or 1h30m as seconds. Raises UsageError for anything else."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    if re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
-        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-        return sum(float(number) * units[unit] for number, unit in parts)
-    raise UsageError(f"{text!r} is no time; write 90s, 20m, 1h30m or 2d.")
-
-
-def numbers(text: str) -> list[int]:
-    """ "0-3,7" as [0, 1, 2, 3, 7]. Raises UsageError for anything else."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
-            raise UsageError(f"{text!r} is no list of seeds; write 0-63 or 1,2,5-9.")
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return found
-
-
 def parse(argv: Sequence[str]) -> Any:
-    """The command that was typed; prints help or what is wrong and exits where there is none."""
+    """The command that was typed; prints help or what is wrong and exits where there is none.
+
+    Raises: UsageError for what rewrite and check_numbers refuse.
+    """
     words = rewrite(argv)
     if words[0] in COMMANDS:
+        check_numbers(words[1:], get_type_hints(COMMANDS[words[0]]))
         return tyro.cli(COMMANDS[words[0]], args=words[1:], prog=f"sfumato {words[0]}")
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,

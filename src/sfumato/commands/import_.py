@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -16,50 +14,70 @@ from ..config import Run, dumps
 from ..console import Reporter, count, reading
 from ..data import ImageData, fingerprint
 from ..folder import DataCard, new_folder, write_card
+from ..interop import adm, diffusers, dit, lucid, small
 from ..interop.imported import Imported
+from ..interop.torch_files import Tree, read_tensors
+from ..latents import AutoencoderCodec, open_codec
 from ..networks.describe import parameter_count
 from ..planning import load_data
 from ..storage import write_file
 from ..training import TrainState, load_optimizer, optimizer_tensors
 
-Reader = Callable[[Path], Imported | None]
-READERS = {  # modules of sfumato.interop, each with such a read, and what it reads
-    "diffusers": "a diffusers folder (a pipeline of UNet2DModel, or its unet)",
-    "dit": "DiT's weights",
-    "lucid": "a model of denoising-diffusion-pytorch (model-N.pt)",
-    "adm": "weights of guided-diffusion",
-    "small": "weights of the lessons' small networks",
+FOLDERS: dict[str, Callable[[Path], Imported | None]] = {
+    "a diffusers folder (a pipeline of UNet2DModel, or its unet)": diffusers.read,
+    "one of DiTTransformer2DModel": dit.read_folder,
+}
+FILES: dict[str, Callable[[Tree, Path, int | None], Imported | None]] = {
+    "DiT's weights": lambda tree, path, _: dit.of_tree(tree, path),
+    "a model of denoising-diffusion-pytorch (model-N.pt)": lambda tree, path, size: lucid.of_tree(
+        tree, str(path), size
+    ),
+    "weights of guided-diffusion": lambda tree, path, _: adm.of_tree(tree, path),
+    "weights of the lessons' small networks": lambda tree, path, _: small.of_tree(tree, str(path)),
 }
 QUICK = 250  # steps of sampling beyond which a quicker way is named
 
 
-def readers() -> Iterator[Reader]:
-    """The readers in turn, each imported only when its turn comes."""
-    package = __package__.rpartition(".")[0] + ".interop"
-    for name in READERS:
-        if find_spec(f"{package}.{name}") is not None:
-            yield import_module(f"{package}.{name}").read
+def read_any(path: Path, size: int | None = None) -> Imported:
+    """What the first reader that knows the format makes of it; a file is read once for all.
 
-
-def read_any(path: Path) -> Imported:
-    """What the first reader that knows the format makes of it.
+    size: side of the images, for a file of denoising-diffusion-pytorch.
 
     Raises: FileNotFoundError where nothing is there; ValueError where no reader knows it, or one
-    that does must refuse it.
+    that does must refuse it, or the size is given to one that knows it.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; give a folder or file that is.")
-    for read in readers():
-        imported = read(path)
-        if imported is not None:
-            return imported
-    known = "; ".join(READERS.values())
-    raise ValueError(f"{path} is of no known format. These can be imported: {known}.")
+    found = of_folder(path) if path.is_dir() else of_file(path, size)
+    if found is None:
+        known = "; ".join([*FOLDERS, *FILES])
+        raise ValueError(f"{path} is of no known format. These can be imported: {known}.")
+    if size is not None and found.shape[1:] != (size, size):
+        raise ValueError(
+            f"--size {size} came with {found.source}, whose images are {found.shape[1]} x "
+            f"{found.shape[2]}: leave it out. It is for files of denoising-diffusion-pytorch, "
+            "which do not tell."
+        )
+    return found
+
+
+def of_folder(path: Path) -> Imported | None:
+    made = (read(path) for read in FOLDERS.values())
+    return next((found for found in made if found is not None), None)
+
+
+def of_file(path: Path, size: int | None) -> Imported | None:
+    tree = read_tensors(path)
+    made = (read(tree, path, size) for read in FILES.values())
+    return next((found for found in made if found is not None), None)
 
 
 def run_import(args: Import) -> None:
     """Read the model and write it as a run, which can be sampled, and trained on with --data."""
-    imported = read_any(Path(args.path))
+    imported = read_any(Path(args.path), args.size)
+    codec = codec_of(args, imported)
+    if codec is not None:
+        imported = on_latents(imported, codec, args.data is not None)
     run = replace(imported.run, name=args.name or imported.run.name)
     with Reporter(quiet=args.quiet) as reporter:
         data = None
@@ -67,11 +85,52 @@ def run_import(args: Import) -> None:
             run, data = with_data(run, imported, args.data, reporter)
         state = state_of(run, imported)
         folder = folder_of(args.out, run.name)
+        run.codec.install(folder)
         write_card(folder, card_of(run, imported, data))
         checkpoint.write(folder, state, keep=run.train.keep)
         write_file(folder / "run.json", dumps(run).encode())  # last: it makes a folder a run
         for line in summary(folder, run, imported, state, data):
             reporter.say(line)
+
+
+def codec_of(args: Import, imported: Imported) -> Path | None:
+    """Where the model's autoencoder is: as typed, or the vae in the pipeline's own folder."""
+    own = Path(args.path) / "vae" / "config.json"
+    if args.codec is not None or not (dit.CODEC_MISSING in imported.notes and own.is_file()):
+        return args.codec
+    return own.parent
+
+
+def on_latents(imported: Imported, path: Path, measurable: bool) -> Imported:
+    """The model as one of the latents of the autoencoder at this path.
+
+    measurable: whether there are images that unknown moments can be measured on.
+
+    Raises: ValueError where it has other channels, or moments that nobody knows.
+    """
+    saved = open_codec(path)
+    channels, height, width = imported.shape
+    if saved.config.latent_channels != channels:
+        raise ValueError(
+            f"the autoencoder at {path} has latents of {saved.config.latent_channels} channels, "
+            f"the model draws {channels}: give the one that it was trained on."
+        )
+    if not (saved.means or measurable):
+        raise ValueError(
+            f"{path} does not say by what its latents are scaled: give --data, some images to "
+            "measure that on."
+        )
+    f = saved.config.f
+    codec = AutoencoderCodec(str(path), f, saved.means, saved.stds)
+    # The values of latents have no bounds that x0 could be clipped to.
+    sampling = replace(imported.run.sampling, clipped=False)
+    notes = [note for note in imported.notes if note != dit.CODEC_MISSING]
+    return replace(
+        imported,
+        run=replace(imported.run, codec=codec, sampling=sampling),
+        shape=(saved.config.in_channels, f * height, f * width),
+        notes=(*notes, f"Its latents are those of {path}, of which the run keeps a copy."),
+    )
 
 
 def with_data(
@@ -86,7 +145,7 @@ def with_data(
     config = replace(
         run.data, source=source, size=size, channels=channels, labels=run.network.classes > 0
     )
-    data = load_data(config, reading(reporter.say))
+    data = replace(load_data(config, reading(reporter.say)), captions=None)
     found = (data.channels, *data.size), len(data.class_names) if run.network.classes else 0
     if found != (imported.shape, run.network.classes):
         raise ValueError(

@@ -28,7 +28,7 @@ from ..solvers import Ancestral
 from ..training import Constant, TrainConfig
 from .dit_layouts import Weights, check_fit, needed, tensors
 from .imported import Imported
-from .torch_files import read_tensors
+from .torch_files import Tree, read_tensors
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 SIGNS = {"time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.0.emb_layers.1.weight"}
@@ -71,7 +71,12 @@ def read(path: Path) -> Imported | None:
     """
     if path.is_dir() or path.suffix not in SUFFIXES:
         return None
-    weights = tensors(read_tensors(path))
+    return of_tree(read_tensors(path), path)
+
+
+def of_tree(tree: Tree, path: Path) -> Imported | None:
+    """The same of what read_tensors returned of the file at `path`."""
+    weights = tensors(tree)
     if not weights.keys() >= SIGNS or any(".transformer_blocks." in name for name in weights):
         return None
     check_kind(weights)

@@ -3,10 +3,16 @@
 How the weights lie in both is told in dit_layouts.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from io import BytesIO
 from math import isqrt
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from ..bound import Hybrid
 from ..config import DataConfig, Run, SamplingConfig
@@ -16,16 +22,39 @@ from ..networks.dit import DiTConfig
 from ..objective import Denoising, DiscreteTimes, Objective
 from ..parameterization import PredictNoise
 from ..solvers import Ancestral
+from ..storage import write_file
 from ..training import Constant, TrainConfig
-from .diffusers import find_weights, read_json, scheduler_in
-from .diffusers_schedulers import Schedule, read_schedule
-from .dit_layouts import POSITIONS, Weights, from_diffusers, from_original, tensors
+from .diffusers import (
+    VERSION,
+    WEIGHTS,
+    as_json,
+    find_weights,
+    read_json,
+    scheduler_in,
+    write_files,
+)
+from .diffusers_schedulers import FILE as SCHEDULER_FILE
+from .diffusers_schedulers import Schedule, read_schedule, schedule_settings
+from .dit_layouts import (
+    POSITIONS,
+    Weights,
+    from_diffusers,
+    from_original,
+    tensors,
+    to_diffusers,
+    to_original,
+)
 from .imported import Imported
 from .torch_files import Tree, read_tensors
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 SIGNS = {"x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.attn.qkv.weight"}
+INDEX = PredictNoise(time_scale=1000.0, time_offset=-1.0)
 LATENT = 4  # channels of the autoencoder that the published models were trained on
+CODEC_MISSING = (
+    f"It draws latents of {LATENT} channels: give the autoencoder that it was trained on, Stable "
+    "Diffusion's with factor 0.18215, by --codec PATH."
+)
 GUESSED = "The process is taken to be DDPM's: 1,000 linear betas, the noise predicted."
 
 
@@ -36,9 +65,12 @@ def read(path: Path) -> Imported | None:
     """
     if path.is_dir():
         return read_folder(path)
-    if path.suffix not in SUFFIXES:
-        return None
-    weights, average = halves(read_tensors(path))
+    return of_tree(read_tensors(path), path) if path.suffix in SUFFIXES else None
+
+
+def of_tree(tree: Tree, path: Path) -> Imported | None:
+    """The same of what read_tensors returned of the file at `path`."""
+    weights, average = halves(tree)
     if not weights.keys() >= SIGNS:
         return None
     config, ours = from_original(weights)
@@ -84,13 +116,7 @@ def imported(
 
 
 def notes_on(config: DiTConfig) -> tuple[str, ...]:
-    notes = [GUESSED]
-    if config.in_channels == LATENT:
-        notes.append(
-            f"It draws latents of {LATENT} channels: the autoencoder that it was trained on, "
-            "Stable Diffusion's with factor 0.18215, has to be given as the codec."
-        )
-    return tuple(notes)
+    return (GUESSED, CODEC_MISSING) if config.in_channels == LATENT else (GUESSED,)
 
 
 def objective_of(learned: bool, steps: int) -> Objective:
@@ -104,7 +130,7 @@ def run_of(name: str, config: DiTConfig, latent: bool) -> Run:
         name=name,
         data=DataConfig(source=""),
         process=LinearBetas(1000),
-        parameterization=PredictNoise(time_scale=1000.0, time_offset=-1.0),
+        parameterization=INDEX,
         objective=objective_of(learned, 1000),
         network=config,
         train=TrainConfig(
@@ -162,3 +188,72 @@ def class_names(path: Path) -> tuple[str, ...]:
     """The pipeline's id2label, in order; nothing where it has none."""
     labels = read_json(path).get("id2label") if path.exists() else None
     return tuple(labels[key] for key in sorted(labels, key=int)) if labels else ()
+
+
+# ---- from a run to files
+
+
+def write_original(
+    folder: Path, run: Run, weights: Mapping[str, Tensor], shape: tuple[int, int, int]
+) -> tuple[str, ...]:
+    """Write model.pt, a state dict as the authors' DiT loads it, into an empty folder.
+
+    shape: (C, H, W) of what the network sees, pixels or latents.
+
+    Returns: whole sentences on how to load it, for people.
+    Raises: ValueError, naming what could be exported, for what their program has not.
+    """
+    config = network_of(run)
+    theirs = run.process == LinearBetas(1000) and run.parameterization == INDEX
+    if not theirs or not config.classes:
+        raise ValueError(
+            f"{run.name} is {run.process} with {run.parameterization} in {config.classes} classes; "
+            "DiT's own program has 1,000 linear betas, the noise predicted, and classes: a run "
+            "with process=LinearBetas, parameterization=PredictNoise, its time_scale=1000 and "
+            "time_offset=-1, on images with classes, can be exported."
+        )
+    side = square(shape)
+    file = BytesIO()
+    torch.save(to_original(config, plain(weights), side), file)
+    write_file(folder / "model.pt", file.getvalue())
+    learned = config.out_channels == 2 * config.in_channels
+    call = (
+        f"DiT(input_size={side}, patch_size={config.patch}, in_channels={config.in_channels}, "
+        f"hidden_size={config.width}, depth={config.depth}, num_heads={config.heads}, "
+        f"mlp_ratio={config.mlp_ratio:g}, num_classes={config.classes}, learn_sigma={learned})"
+    )
+    return (f"{call}.load_state_dict(torch.load(PATH)) reads it.",)
+
+
+def write_diffusers(
+    folder: Path, run: Run, weights: Mapping[str, Tensor], shape: tuple[int, int, int]
+) -> tuple[str, ...]:
+    """Write a DiTTransformer2DModel and its scheduler into an empty folder; as write_original."""
+    described, state = to_diffusers(network_of(run), plain(weights), square(shape))
+    name, scheduler, notes = schedule_settings(run)
+    scheduler = {"_class_name": name, "_diffusers_version": VERSION, **scheduler}
+    files = {
+        f"transformer/{WEIGHTS}.safetensors": save(state, metadata={"format": "pt"}),
+        "transformer/config.json": as_json({**described, "_diffusers_version": VERSION}),
+        f"scheduler/{SCHEDULER_FILE}": as_json(scheduler),
+    }
+    write_files(folder, files)
+    call = 'DiTTransformer2DModel.from_pretrained(FOLDER, subfolder="transformer") reads it'
+    return (f"{call}; a DiTPipeline is made of that, the scheduler and an AutoencoderKL.", *notes)
+
+
+def network_of(run: Run) -> DiTConfig:
+    if not isinstance(run.network, DiTConfig):
+        raise ValueError(f"{run.name} is a {type(run.network).__name__}; a DiTConfig is wanted.")
+    return run.network
+
+
+def square(shape: tuple[int, int, int]) -> int:
+    """The side of (C, H, W)."""
+    if shape[1] != shape[2]:
+        raise ValueError(f"images of {shape[1]} x {shape[2]}: DiT elsewhere takes squares alone.")
+    return shape[1]
+
+
+def plain(weights: Mapping[str, Tensor]) -> Weights:
+    return {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}

@@ -1,0 +1,63 @@
+"""What is typed after a flag: times, lists of seeds and numbers, and plain words on wrong ones.
+
+Nothing here imports torch.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, get_args
+
+
+class UsageError(Exception):
+    """What was typed can't be understood; the message says what to type."""
+
+
+def seconds(text: str) -> float:
+    """90, 90s, 20m, 1.5h, 2d or 1h30m as seconds. Raises UsageError for anything else."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+        return sum(float(number) * units[unit] for number, unit in parts)
+    raise UsageError(f"{text!r} is no time; write 90s, 20m, 1h30m or 2d.")
+
+
+def numbers(text: str) -> list[int]:
+    """ "0-3,7" as [0, 1, 2, 3, 7]. Raises UsageError for anything else."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise UsageError(f"{text!r} is no list of seeds; write 0-63 or 1,2,5-9.")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+def check_numbers(words: Sequence[str], kinds: Mapping[str, Any]) -> None:
+    """Raise UsageError where a flag for a number is followed by a word that is none.
+
+    kinds: the type of each flag, by its name with underscores. What follows no flag, or is missing,
+    is left to the parser.
+    """
+    apart = [part for word in words for part in (word.split("=", 1) if _is_flag(word) else [word])]
+    for flag, value in pairwise(apart):
+        kind = kinds.get(flag.lstrip("-").replace("-", "_")) if _is_flag(flag) else None
+        if _is_flag(value) or kind is None:
+            continue
+        if kind is int or int in get_args(kind):
+            _check(flag, value, int, "a whole number, as 1000")
+        elif kind is float or float in get_args(kind):
+            _check(flag, value, float, "a number, as 0.5")
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("--")
+
+
+def _check(flag: str, value: str, kind: type[int] | type[float], wanted: str) -> None:
+    try:
+        kind(value)
+    except ValueError as error:
+        raise UsageError(f"{flag} {value}: {wanted}, is wanted.") from error
