@@ -50,7 +50,7 @@ def finished(folder: Path, name: str = "tiny_mnist") -> Path:
         append_metrics(folder, row)
     append_metrics(folder, {"kind": "held_out", "step": 9, "ema": 0.25})
     for picture in ("samples.png", "loss.png"):
-        Image.effect_noise((1500, 1000), 90).save(folder / picture)
+        Image.effect_noise((1000, 400), 90).save(folder / picture)
     return folder
 
 

@@ -67,6 +67,16 @@ def test_a_comment_is_no_value():
         compile("f(\n  root = #where the data go\n  train = True)", "001", "exec")
 
 
+def test_arguments_that_are_missing():
+    """001:327 and 469: defined with four, called with two of them, and those exchanged."""
+
+    def train(dataloader, model, optimizer, epochs):
+        raise AssertionError("not reached")
+
+    with pytest.raises(TypeError, match="'optimizer' and 'epochs'"):
+        train("model", "dataloader")
+
+
 def test_a_batch_of_pairs_has_no_names():
     """000:73 asks a (tensor, label) pair for its "images"; ours are dicts, labels and all."""
     pair = [torch.zeros(2, 1, 28, 28), torch.zeros(2)]
@@ -145,7 +155,7 @@ def test_two_owners_of_the_range_make_minus_three_to_one():
 
 
 def test_the_raw_time_swamps_its_embedding():
-    """001:105 to 116: of raw t all late steps look alike; of sinusoids they do not."""
+    """001:105 to 116: to a new network of raw t all late steps look alike; of sinusoids not."""
     torch.manual_seed(0)
     raw = nn.Sequential(nn.Linear(1, 256), nn.SiLU(), nn.Linear(256, 256))
     late = torch.tensor([500.0, 999.0])
