@@ -1,0 +1,279 @@
+"""sfumato evaluate: its numbers are those of training and of the functions that it names."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.assembly import splits_of
+from sfumato.commands import measures
+from sfumato.config import loads
+from sfumato.console import Reporter
+from sfumato.data import fingerprint, load, spread, subset
+from sfumato.denoiser import Clipped
+from sfumato.discrete import LinearBetas
+from sfumato.evaluation import flow_bits, variational_bits
+from sfumato.folder import read_card, read_metrics, write_card
+from sfumato.latents import AutoencoderCodec
+from sfumato.loading import load_run
+from sfumato.objective import Denoising, DiscreteTimes
+from sfumato.parameterization import PredictNoise
+from sfumato.pictures import read_settings
+from sfumato.planning import load_data
+from sfumato.recipes import RECIPES
+from tiny import CPU, commands, fake_text, pictures, small, train_in
+
+BETAS = {
+    "process": LinearBetas(steps=12),
+    "parameterization": PredictNoise(time_scale=12, time_offset=-1),
+    "objective": Denoising(DiscreteTimes(steps=12)),
+}
+
+
+def no_figure(rows, path, settings):
+    """Takes the place of the loss figure, which costs more than all else."""
+    Image.new("L", (1, 1)).save(path)
+
+
+def trained(root, name, recipe, **changes):
+    config = small(RECIPES[recipe](), previews=1, lr=1e-2)
+    data = replace(config.data, source=str(root / "pictures"), labels=True, held_out=20, test=30)
+    data = replace(data, **changes.pop("data", {}))
+    config = replace(config, name=name, data=data, **changes)
+    return train_in(root / "runs" / name, config, load_data(data))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """One run of each kind, on the same pictures, none with test images but "betas"."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    pictures(folder / "pictures", n=240)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CI", "true")
+        patch.setenv("SFUMATO_HOME", str(folder / "home"))
+        patch.setattr("sfumato.session.loss_figure", no_figure)
+        fake_text(patch)
+        no_test = {"data": {"test": 0}}
+        trained(folder, "betas", "digits_ddpm", **BETAS)
+        trained(folder, "karras", "digits_unlabelled", data={"test": 0, "labels": False})
+        trained(folder, "text", "emoji_text", **no_test)
+        autoencoder = trained(folder, "autoencoder", "autoencoder_f4", **no_test)
+        codec = AutoencoderCodec(weights=str(autoencoder))
+        trained(folder, "latents", "latent_unet", codec=codec, **no_test)
+        trained(folder, "classifier", "noisy_classifier", **no_test)
+    return folder
+
+
+@pytest.fixture
+def sfumato(root, monkeypatch, capsys):
+    return commands(monkeypatch, root, capsys)
+
+
+@pytest.fixture
+def evaluate(sfumato, root, monkeypatch):
+    """What `sfumato evaluate RUN ...` wrote to its file, and where."""
+
+    def call(name, *words):
+        before = set((root / "runs" / name).glob("evaluation*"))
+        sfumato("evaluate", name, "--device", "cpu", *words)
+        (out,) = set((root / "runs" / name).glob("evaluation*")) - before
+        assert (out / "evaluation.png").is_file()
+        return json.loads((out / "evaluation.json").read_text())
+
+    return call
+
+
+def last_row(root, name, kind):
+    return [row for row in read_metrics(root / "runs" / name) if row["kind"] == kind][-1]
+
+
+def close(value):
+    return pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["betas", "karras", "text", "classifier"])
+def test_the_loss_is_that_of_trainings_last_look(evaluate, root, name):
+    found = evaluate(name, "--steps", "2")["loss"]
+    row = last_row(root, name, "held_out")
+    assert found["mean"] == close(row["ema"])
+    assert [level["mean"] for level in found["levels"]] == close(row["ema_by_level"])
+    assert [level["log_snr"] for level in found["levels"]] == close(row["level_log_snr"])
+    assert sum(level["images"] for level in found["levels"]) == 20
+
+
+def test_latents_have_a_loss_and_no_bits(evaluate, sfumato, root):
+    found = evaluate("latents")
+    assert found["loss"]["mean"] == pytest.approx(
+        last_row(root, "latents", "held_out")["ema"], 1e-2
+    )
+    assert "variational_bits" not in found
+    assert "for models of pixels only" in sfumato("evaluate", "latents")
+
+
+def own(root, name):
+    """(the run loaded, its own images in parts)."""
+    loaded = load_run(str(root / "runs" / name), CPU)
+    return loaded, splits_of(loaded.run.data, load_data(loaded.run.data))
+
+
+@pytest.mark.parametrize(
+    ("words", "steps", "count"),
+    [((), 12, 20), (("--limit", "7"), 12, 7), (("--split", "test", "--steps", "5"), 5, 30)],
+)
+def test_the_bits_are_the_bound_of_the_clipped_average_by_class(
+    evaluate, root, words, steps, count
+):
+    found = evaluate("betas", *words)
+    loaded, splits = own(root, "betas")
+    whole = splits.test if "test" in words else splits.held_out
+    data = subset(whole, spread(len(whole), count, whole.labels))
+    wanted = variational_bits(Clipped(loaded.denoiser), data.images, steps, data.labels)
+    bits = found["variational_bits"]
+    for part in ("total", "prior", "divergences", "decoder"):
+        wanted_part = getattr(wanted, part)
+        assert (bits[part]["mean"], bits[part]["error"]) == close(
+            (wanted_part.mean, wanted_part.error)
+        )
+    assert bits["terms"] == close(wanted.terms)
+    assert (bits["images"], bits["steps"], found["count"]) == (count, steps, count)
+    assert found["fingerprint"] == fingerprint(data)
+    assert f"{steps} equal steps" in bits["recipe"]
+    assert f"seeds 0 to {count - 1}" in bits["recipe"]
+    assert "average weights of step 5" in bits["recipe"]
+
+
+def test_bits_given_captions_are_those_of_their_tokens(evaluate, root, monkeypatch):
+    fake_text(monkeypatch)
+    given, original = [], measures.variational_bits
+
+    def recording(denoiser, images, steps, cond, *rest):
+        given.append(cond)
+        return original(denoiser, images, steps, cond, *rest)
+
+    monkeypatch.setattr(measures, "variational_bits", recording)
+    evaluate("text", "--steps", "2")
+    loaded, splits = own(root, "text")
+    wanted = loaded.conditions.asked(None, splits.held_out.captions)
+    assert len(set(splits.held_out.captions)) > 2
+    assert all(torch.equal(given[0][name], wanted[name]) for name in ("tokens", "mask"))
+
+
+def test_flow_bits_are_those_of_the_unclipped_denoiser(evaluate, root, monkeypatch):
+    monkeypatch.setattr(measures, "FLOW_STEPS", 3)
+    found = evaluate("karras", "--flow", "--limit", "4", "--steps", "2")["flow_bits"]
+    loaded, splits = own(root, "karras")
+    images = subset(splits.held_out, spread(20, 4)).images
+    wanted = flow_bits(loaded.denoiser, images, 3)
+    assert (found["total"]["mean"], found["total"]["error"]) == close(
+        (wanted.total.mean, wanted.total.error)
+    )
+    assert "3 Heun steps" in found["recipe"]
+
+
+def test_an_autoencoders_numbers_are_those_of_its_training(evaluate, root):
+    found, row = evaluate("autoencoder"), last_row(root, "autoencoder", "codec")
+    assert found["psnr_db"]["mean"] == close(row["psnr_db"])
+    assert found["kl_nats_an_image"]["mean"] == close(row["kl_nats_an_image"])
+    assert found["loss"]["mean"] == close(last_row(root, "autoencoder", "held_out")["ema"])
+    assert found["psnr_db"]["worst"] < found["psnr_db"]["mean"]
+    error = found["psnr_db"]["sd"] / 20**0.5
+    assert found["psnr_db"]["error"] == close(error)
+    channels = loads((root / "runs/autoencoder/run.json").read_text()).network.latent_channels
+    assert len(found["latents"]["means"]) == len(found["latents"]["stds"]) == channels
+
+
+def test_a_classifiers_numbers_are_those_of_its_training(evaluate, root):
+    found, row = evaluate("classifier"), last_row(root, "classifier", "accuracy")
+    levels = found["by_ratio"]["levels"]
+    assert [level["accuracy"] for level in levels] == [level["accuracy"] for level in row["levels"]]
+    assert [level["cross_entropy"] for level in levels] == close(
+        [level["nats"] for level in row["levels"]]
+    )
+    share = levels[0]["accuracy"]
+    assert levels[0]["accuracy_error"] == close((share * (1 - share) / 20) ** 0.5)
+
+
+def test_the_best_average_is_measured_where_it_is_asked_for(evaluate, root):
+    found = evaluate("karras", "--best", "--steps", "2")
+    rows = [row for row in read_metrics(root / "runs/karras") if row["kind"] == "held_out"]
+    best = min(rows[1:], key=lambda row: row["ema"])
+    assert (found["loss"]["mean"], found["step"]) == (close(best["ema"]), best["step"])
+    assert found["weights"] == "best average"
+
+
+def test_nothing_is_overwritten_and_the_picture_knows_what_it_is_of(evaluate, root):
+    for _ in range(2):
+        evaluate("autoencoder", "--limit", "4")
+    folders = sorted((root / "runs/autoencoder").glob("evaluation*"))
+    assert len(folders) >= 2
+    settings = read_settings(folders[-1] / "evaluation.png")
+    assert settings["images"].startswith("4 of 20 held-out images of")
+
+
+def test_other_images_are_measured_as_they_are_said_to_be(evaluate, root):
+    other = pictures(root / "other", n=6)
+    path = next(other.glob("cat/*.png"))
+    Image.new("RGB", (16, 16), (255, 0, 0)).save(path)
+    found = evaluate("betas", "--data", "other", "--steps", "2")
+    assert found["count"] == 6
+    wanted = load(other, size=(16, 16), channels=3)
+    assert found["fingerprint"] == fingerprint(replace(wanted))
+    assert "whether it was trained on some of them is not checked" in found["images"]
+
+
+def test_what_cant_be_measured_is_refused(sfumato, root):
+    for words, message in (
+        (("betas", "--flow"), "at its 12 steps only"),
+        (("autoencoder", "--flow"), "a AutoencoderRun has no density"),
+        (("betas", "--limit", "1"), "--limit 1; at least 2"),
+        (("betas", "--steps", "1"), "--steps 1; at least 2"),
+        (("karras", "--split", "test"), "kept no test images apart"),
+        (("betas", "--data", "pictures"), "is what betas was trained on"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            sfumato("evaluate", *words)
+
+
+def test_images_of_other_classes_are_refused(sfumato, root):
+    Image.new("RGB", (16, 16)).save(pictures(root / "birds", n=6) / "cat" / "x.png")
+    (root / "birds" / "cat").rename(root / "birds" / "bird")
+    with pytest.raises(SystemExit, match=r"has the classes \('bird', 'dog'\).*\('cat', 'dog'\)"):
+        sfumato("evaluate", "betas", "--data", "birds")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprint": "0"}, "are not those that betas was trained on"),
+        ({"images": 0, "fingerprint": ""}, "betas was imported without images"),
+    ],
+)
+def test_which_images_were_held_out_must_be_known(sfumato, root, change, message):
+    folder = root / "runs" / "betas"
+    card = read_card(folder)
+    write_card(folder, replace(card, **change))
+    try:
+        with pytest.raises(SystemExit, match=message):
+            sfumato("evaluate", "betas")
+    finally:
+        write_card(folder, card)
+
+
+def test_progress_says_how_long_it_will_take(root, monkeypatch):
+    from sfumato.arguments import Evaluate
+    from sfumato.commands.evaluate import run_evaluate
+
+    clock = iter(range(0, 10_000, 7))
+    original, said = measures.reading, []
+    monkeypatch.setattr(Reporter, "say", lambda self, text="": said.append(text))
+    monkeypatch.setattr(
+        measures,
+        "reading",
+        lambda say, what, every: original(say, what, every, lambda: next(clock)),
+    )
+    run_evaluate(Evaluate(run=str(root / "runs/betas"), device="cpu", limit=4))
+    lines = [line for line in said if line.startswith("network calls of the bound: ")]
+    assert lines[0] == "network calls of the bound: 3 of 12, about 42 s left"
+    assert torch.is_grad_enabled()
