@@ -50,3 +50,18 @@ def test_no_error_is_passed_over_in_silence():
             if isinstance(node, ast.ExceptHandler):
                 assert not all(isinstance(line, ast.Pass) for line in node.body), path
                 assert node.type is not None, f"bare except in {path}"
+
+
+def test_every_setting_that_a_run_may_name_is_a_public_name():
+    from sfumato.config import KINDS
+
+    beside = {"UniformGrid", "KarrasGrid", "LeadingGrid", "TrailingGrid", "LinspaceGrid"}
+    beside |= {"Constant", "LinearDecay", "CosineDecay"}
+    assert KINDS.keys() - beside <= set(sfumato.__all__)
+
+
+def test_every_kind_of_network_is_exported_by_its_package():
+    from sfumato import networks
+    from sfumato.config import ROLES, NetworkConfig
+
+    assert {cls.__name__ for cls in ROLES[NetworkConfig]} <= set(networks.__all__)

@@ -12,22 +12,42 @@ __version__ = "0.1.0"
 _MODULES = {  # module: the public names in it
     "process": "Karras LinearVP Process RectifiedFlow SubVP Trigonometric",
     "discrete": "CosineBetas DiscreteVP LinearBetas ScaledLinearBetas SigmoidBetas",
+    "noising": "ScaledInput SigmoidSignal",
     "prediction": "Prediction",
     "parameterization": "EDMPreconditioning PredictData PredictNoise PredictV PredictVelocity",
     "denoiser": "Clipped Denoiser DynamicallyThresholded NetworkDenoiser OnProcess",
     "exact": "Empirical GaussianMixture",
-    "guidance": "ByGradient ClassifierFree Within",
+    "guidance": "ByClassifier ByGradient ClassifierFree Unconditional Within",
+    "classification": "ClassifierLoss NoisyClassifier log_prob_of",
     "solvers": "DDIM Ancestral Churn DPMSolverPP2M Euler EulerMaruyama Heun Solver",
     "grids": "karras_times leading_times linspace_times trailing_times uniform_times",
     "sampling": "SeededNoise back_and_forth known_region prior sample trajectory",
-    "objective": "DataMSE Denoising DiscreteTimes EDMWeight LogitNormalTimes LogNormalTimes MinSNR "
-    "OutputMSE UniformTimes draws stratified",
+    "objective": "DataMSE Denoising DiscreteTimes EDMWeight LogitNormalTimes LogNormalTimes "
+    "MinSNR OutputMSE UniformTimes draws stratified",
+    "importance": "ImportanceSampled",
     "bound": "Hybrid VariationalBound variational_bound",
     "likelihood": "bits_per_dim exact_divergence hutchinson log_likelihood",
+    "evaluation": "flow_bits variational_bits",
+    "spectra": "radial_power",
+    "reconstruction": "ReconstructionLoss psnr",
     "codec": "Pixels",
+    "latents": "AutoencoderCodec LatentCodec",
+    "text": "TextConfig",
     "data": "ImageData load",
+    "networks.adm": "ADMConfig",
+    "networks.autoencoder": "AutoencoderConfig",
+    "networks.classifier": "ClassifierConfig",
+    "networks.describe": "flops parameter_count",
+    "networks.dit": "DiTConfig dit_size",
+    "networks.four_conv": "FourConvConfig",
+    "networks.handmade": "HandmadeConfig",
+    "networks.lucid": "LucidUNetConfig",
+    "networks.sd_unet": "SDUNetConfig",
+    "networks.small": "PulferUNetConfig StarterCNNConfig",
+    "networks.taesd": "TAESDConfig",
     "networks.unet": "UNetConfig",
-    "config": "DataConfig Run SamplingConfig",
+    "networks.unet2d": "UNet2DConfig",
+    "config": "AutoencoderRun ClassifierRun DataConfig Run SamplingConfig",
     "training": "TrainConfig TrainState train",
     "pictures": "data_preview grid read_settings save_png",
     "films": "film",
@@ -38,17 +58,34 @@ __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .bound import Hybrid, VariationalBound, variational_bound
+    from .classification import ClassifierLoss, NoisyClassifier, log_prob_of
     from .codec import Pixels
-    from .config import DataConfig, Run, SamplingConfig
+    from .config import AutoencoderRun, ClassifierRun, DataConfig, Run, SamplingConfig
     from .data import ImageData, load
     from .denoiser import Clipped, Denoiser, DynamicallyThresholded, NetworkDenoiser, OnProcess
     from .discrete import CosineBetas, DiscreteVP, LinearBetas, ScaledLinearBetas, SigmoidBetas
+    from .evaluation import flow_bits, variational_bits
     from .exact import Empirical, GaussianMixture
     from .films import film
     from .grids import karras_times, leading_times, linspace_times, trailing_times, uniform_times
-    from .guidance import ByGradient, ClassifierFree, Within
+    from .guidance import ByClassifier, ByGradient, ClassifierFree, Unconditional, Within
+    from .importance import ImportanceSampled
+    from .latents import AutoencoderCodec, LatentCodec
     from .likelihood import bits_per_dim, exact_divergence, hutchinson, log_likelihood
+    from .networks.adm import ADMConfig
+    from .networks.autoencoder import AutoencoderConfig
+    from .networks.classifier import ClassifierConfig
+    from .networks.describe import flops, parameter_count
+    from .networks.dit import DiTConfig, dit_size
+    from .networks.four_conv import FourConvConfig
+    from .networks.handmade import HandmadeConfig
+    from .networks.lucid import LucidUNetConfig
+    from .networks.sd_unet import SDUNetConfig
+    from .networks.small import PulferUNetConfig, StarterCNNConfig
+    from .networks.taesd import TAESDConfig
     from .networks.unet import UNetConfig
+    from .networks.unet2d import UNet2DConfig
+    from .noising import ScaledInput, SigmoidSignal
     from .objective import (
         DataMSE,
         Denoising,
@@ -72,17 +109,11 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .pictures import data_preview, grid, read_settings, save_png
     from .prediction import Prediction
     from .process import Karras, LinearVP, Process, RectifiedFlow, SubVP, Trigonometric
+    from .reconstruction import ReconstructionLoss, psnr
     from .sampling import SeededNoise, back_and_forth, known_region, prior, sample, trajectory
-    from .solvers import (
-        DDIM,
-        Ancestral,
-        Churn,
-        DPMSolverPP2M,
-        Euler,
-        EulerMaruyama,
-        Heun,
-        Solver,
-    )
+    from .solvers import DDIM, Ancestral, Churn, DPMSolverPP2M, Euler, EulerMaruyama, Heun, Solver
+    from .spectra import radial_power
+    from .text import TextConfig
     from .training import TrainConfig, TrainState, train
 
 
