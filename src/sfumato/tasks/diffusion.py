@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +68,8 @@ class Diffusion:
     @staticmethod
     def facts(run: Run, data: ImageData) -> dict[str, str]:
         network = run.network.build()
-        shape = run.codec.build(Path(), torch.device("cpu")).shape((data.channels, *data.size))
+        f = getattr(run.codec, "f", 1)  # not of the weights: a run that goes on has its own
+        shape = (run.codec.channels(data.channels), -(-data.size[0] // f), -(-data.size[1] // f))
         context = getattr(run.network, "context", 0) if run.text else 0
         forward = flops(network, shape, run.network.classes, context)
         facts = {"process": str(run.process)}
