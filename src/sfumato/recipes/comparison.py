@@ -52,6 +52,9 @@ def compare_unet2d() -> Run:
 def compare_sd_unet() -> Run:
     """The survey's Stable-Diffusion U-Net at about 0.4 GFLOP an image.
 
+    It has exactly the weights and FLOPs of compare_unet2d: without text both are DDPM's U-Net. What
+    differs is how they start: here the last layers at zero.
+
     Source: 003
     Command: sfumato compare
     """
