@@ -40,7 +40,7 @@ def rows_of(folder, kind):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "n", "batch"), [(2, 37, 12), (1.1, 30, 1), (0.5, 37, 5), (3, 12, 12), (1, 10, 64)]
+    ("epochs", "n", "batch"), [(2, 37, 12), (1.1, 50, 1), (0.5, 37, 5), (3, 12, 12), (1, 10, 64)]
 )
 def test_a_budget_of_epochs_is_so_many_steps_rounded_up(epochs, n, batch):
     config = TrainConfig(epochs=epochs, epoch_images=n, batch=batch)

@@ -152,6 +152,7 @@ def test_a_run_on_a_full_disk_does_not_begin(tmp_path, monkeypatch):
         ({"seconds": 60.0}, 0.5, None, "0.5 s a step: about 120 steps, 12 epochs in 1 min 00 s"),
         ({"steps": 9, "seconds": 60.0}, 0.5, 9, "0.5 s a step: about 4.5 s for 9 steps"),
         ({"steps": 900, "seconds": 60.0}, 0.5, 900, "about 120 steps, 12 epochs in 1 min 00 s"),
+        ({"steps": 50, "seconds": 60.0}, 5.0, 50, "about 12 steps, 1.2 epochs in 1 min 00 s"),
         ({"seconds": 1.0}, 5.0, None, "5 s a step: about 1 steps, 0.1 epochs in 1.0 s"),
     ],
 )

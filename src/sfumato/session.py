@@ -44,7 +44,7 @@ def memory_gb(device: torch.device) -> float:
 def steps_of(budget: TrainConfig) -> int | None:
     """The steps that a budget other than time comes to; None where there is only time."""
     images = [budget.images, budget.epochs and budget.epochs * budget.epoch_images]
-    # 1.1 epochs of 30 images are 33, which a product of floats overshoots
+    # 1.1 epochs of 50 images are 55, which the product of floats overshoots
     counts = [budget.steps, *(few and ceil(few / budget.batch - 1e-9) for few in images)]
     return min((count for count in counts if count), default=None)
 
