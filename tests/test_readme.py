@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,10 @@ def test_every_flag_that_is_shown_exists(readme):
     from sfumato.arguments import parse
 
     shown = re.findall(
-        r"^sfumato ((?:train|sample|info) .*?)(?:\s+#.*)?$",
+        r"^sfumato ((?:train|sample|info|compare|spectra|import|export) .*?)(?:\s+#.*)?$",
         (ROOT / readme).read_text("utf-8"),
         re.M,
     )
-    assert len(shown) == 4
+    assert len(shown) == 15
     for command in shown:
-        parse(command.split())
+        parse(shlex.split(command))
