@@ -28,9 +28,9 @@ from .report import network_by_size
 
 PRESETS = ("tiny", "small", "base")
 SIZES = {"tiny": (32, 1), "small": (32, 2), "base": (64, 2)}  # preset: channels, blocks a level
-SIZES_GPU = {"tiny": (64, 2), "small": (128, 2)}  # base is network_by_size
+SIZES_GPU = {"tiny": (32, 2), "small": (64, 2)}  # base is network_by_size
 PATCHES = ((16, 1), (48, 2), (96, 4), (192, 8))  # side up to, pixels a side of a feature
-PATCHES_GPU = ((32, 1), (96, 2), (192, 4))
+PATCHES_GPU = ((64, 1), (128, 2), (256, 4))
 TEXT_CHANNELS = {"tiny": 16, "small": 32, "base": 48}
 TEXT_CHANNELS_GPU = {"tiny": 48, "small": 96, "base": 128}
 CPU_FLOPS = 0.4e9  # of one image forward, at most, with the preset small
