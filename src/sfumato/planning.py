@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from .arguments import Sample, Train, UsageError, seconds
 from .codec import Pixels
 from .config import RUNS, AnyRun, DataConfig, Run, SamplingConfig, loads, override, to_dict
-from .data import ImageData, load
+from .data import ImageData, fingerprint, load
 from .devices import pick_device
 from .folder import DataCard, read_card
 from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
@@ -97,18 +97,25 @@ def plan(args: Train, progress: Any = None) -> tuple[AnyRun, ImageData]:
     check_source(args, run)
     config = data_config(args, run)
     data = load_data(config, progress)
+    card, automatic = None, run is None
     if run is None:
-        gpu = pick_device(args.device).type != "cpu"
-        deviation = Pixels().deviation(data.images)
-        run = own_images(data, args.source, args.preset, deviation, gpu, args.captions)
-        if args.resume:  # what was chosen for it then stands, whatever would be chosen today
-            folder = resume_folder(args, args.name or run.name)
-            run = loads((folder / "run.json").read_text("utf-8"))
+        run = chosen_for(args, data)
     if args.resume:
-        data = as_before(resume_folder(args, args.name or run.name), config, data, progress)
+        folder = resume_folder(args, args.name or run.name)
+        card = read_card(folder)
+        data = as_before(card, config, data, progress)
+        if automatic:  # what was chosen then stands, whatever would be chosen today
+            run = loads((folder / "run.json").read_text("utf-8"))
     run = with_flags(replace(run, data=config), args)
-    data = as_used(run, data)
+    data = as_used(run, data, card)
     return TASKS[type(run)].settled(run, data), data
+
+
+def chosen_for(args: Train, data: ImageData) -> Run:
+    """The recipe for images of the user's own, on the device that was asked for."""
+    gpu = pick_device(args.device).type != "cpu"
+    deviation = Pixels().deviation(data.images)
+    return own_images(data, args.source, args.preset, deviation, gpu, args.captions)
 
 
 def check_source(args: Train, run: AnyRun | None) -> None:
@@ -157,20 +164,27 @@ def _is_of_data(setting: str) -> bool:
     return setting.partition("=")[0].partition(".")[0] == "data"
 
 
-def as_before(folder: Path, config: DataConfig, data: ImageData, progress: Any) -> ImageData:
-    """The images in the size and with the channels that the run in this folder began with."""
-    card = read_card(folder)
+def as_before(card: DataCard, config: DataConfig, data: ImageData, progress: Any) -> ImageData:
+    """The images in the size and with the channels that the run with this card began with."""
     size_changed = config.size is None and card.size != data.size
     channels_changed = config.channels is None and card.channels != data.channels
     return load_data(config, progress, card) if size_changed or channels_changed else data
 
 
-def as_used(run: AnyRun, data: ImageData) -> ImageData:
+def data_of(run: AnyRun, card: DataCard, progress: Any = None) -> ImageData:
+    """The images of a run that began before, as it was trained on them."""
+    return as_used(run, load_data(run.data, progress, card), card)
+
+
+def as_used(run: AnyRun, data: ImageData, before: DataCard | None = None) -> ImageData:
     """The images without the captions, where the run reads none: they are not what it is told.
 
-    So a run that began before captions were read goes on with the same fingerprint.
+    So a run that began when captions were not read has the same fingerprint. before: of a run that
+    goes on; if it counted them in, they stay.
     """
     if data.captions is None or (isinstance(run, Run) and run.text is not None):
+        return data
+    if before is not None and before.fingerprint == fingerprint(data):
         return data
     note = "The captions are not used"
     note += (

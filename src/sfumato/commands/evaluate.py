@@ -16,11 +16,11 @@ from ..arguments import Evaluate, UsageError
 from ..assembly import splits_of
 from ..config import AnyRun, Run, loads
 from ..console import Reporter, count, facts_block, reading
-from ..data import ImageData, fingerprint, load, spread, subset
+from ..data import ImageData, fingerprint, spread, subset
 from ..devices import pick_device
 from ..discrete import DiscreteVP
 from ..folder import DataCard, find, new_folder, read_card
-from ..planning import load_data
+from ..planning import data_of
 from ..storage import write_file
 from .measures import MEASURES, Report, Subject
 
@@ -124,7 +124,7 @@ def own_images(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> ImageDa
             f"{args.run} was imported without images, so none are known to be held out: give "
             "--data."
         )
-    data = load_data(run.data, reading(say))
+    data = data_of(run, card, reading(say))
     if fingerprint(data) != card.fingerprint:
         raise ValueError(
             f"the images of {run.data.source} are not those that {args.run} was trained on: it had "
@@ -145,14 +145,9 @@ def given_images(args: Evaluate, source: str, run: AnyRun, card: DataCard, say: 
 
     Raises: ValueError where they are those that it was trained on, or lack its classes.
     """
-    data = load(
-        source,
-        size=card.size,
-        channels=card.channels,
-        labels=run.data.labels,
-        progress=reading(say),
-        split="test" if args.split == "test" else "train",
-    )
+    split = "test" if args.split == "test" else "train"
+    config = replace(run.data, source=source, size=None, channels=None, limit=None, split=split)
+    data = data_of(replace(run, data=config), card, reading(say))
     if fingerprint(data) == card.fingerprint:
         raise ValueError(
             f"--data {source} is what {args.run} was trained on: leave --data out, to measure on "

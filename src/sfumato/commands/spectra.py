@@ -27,7 +27,7 @@ from ..devices import pick_device
 from ..generation import draw
 from ..grids import KarrasGrid
 from ..loading import Loaded, load_run
-from ..planning import load_data
+from ..planning import data_of
 from ..sampling import Point
 from ..solvers import DPMSolverPP2M
 from ..spectra import (
@@ -87,7 +87,7 @@ def training_images(loaded: Loaded, reporter: Reporter) -> Tensor:
 
     Raises: ValueError where they are not those that it was trained on.
     """
-    data = load_data(loaded.run.data, reading(reporter.say))
+    data = data_of(loaded.run, loaded.card, reading(reporter.say))
     if fingerprint(data) != loaded.card.fingerprint:
         raise ValueError(
             f"{data.name} is not what {loaded.folder.name} was trained on: its pixels or labels "
