@@ -16,7 +16,7 @@ from sfumato.importance import ImportanceSampled
 from sfumato.latents import AutoencoderCodec
 from sfumato.recipes import RECIPES
 from sfumato.tasks import TASKS
-from tiny import CPU, autoencoder_in, fake_text, pictures, small, stop_after, train_in
+from tiny import autoencoder_in, fake_text, small, stop_after, train_in
 
 
 def no_figure(rows, path, settings):
