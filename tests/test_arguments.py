@@ -123,3 +123,27 @@ def test_help_and_typos_never_import_torch(words):
     assert result[:3] == ["RESULT", "False", "False"], done.stdout + done.stderr
     assert result[3] == ("0" if words[-1].startswith(("--help", "--version")) else "2")
     assert float(result[4]) < 2.0  # seconds of CPU: a guard against a heavy import, not a timing
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "x", "--steps", "abc"], "--steps abc: a whole number, as 1000, is wanted"),
+        (["train", "x", "--steps=1e5"], "--steps 1e5: a whole number"),
+        (["train", "x", "steps=1.5"], "--steps 1.5: a whole number"),
+        (["train", "x", "--micro_batch", "few"], "--micro_batch few: a whole number"),
+        (["train", "x", "--lr", "fast"], "--lr fast: a number, as 0.5, is wanted"),
+        (["sample", "x", "--columns", "two"], "--columns two: a whole number"),
+    ],
+)
+def test_a_word_where_a_number_is_wanted_is_answered_in_a_sentence(words, message):
+    with pytest.raises(UsageError, match=message):
+        parse(words)
+
+
+def test_numbers_and_words_where_they_belong_are_taken():
+    args = parse(
+        ["train", "abc", "--steps", "-1", "--lr=1e-3", "--name", "12", "--flip", "--epochs=2"]
+    )
+    assert (args.source, args.steps, args.lr, args.name) == ("abc", -1, 1e-3, "12")
+    assert (args.flip, args.epochs) == (True, 2.0)

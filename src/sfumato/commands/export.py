@@ -20,9 +20,15 @@ from ..loading import Loaded, load_run
 from ..networks.dit import DiTConfig
 from ..networks.lucid import LucidUNetConfig
 from ..networks.unet2d import UNet2DConfig
+from ..parameterization import Parameterization, PredictData, PredictNoise, PredictV
 from ..storage import write_file
 
 Writer = Callable[[Path, Imported], tuple[str, ...]]
+OBJECTIVES: dict[type[Parameterization], str] = {
+    PredictNoise: "pred_noise",
+    PredictData: "pred_x0",
+    PredictV: "pred_v",
+}
 NETWORK = "network."  # what a checkpoint's names begin with
 
 
@@ -47,13 +53,21 @@ def write_lucid(folder: Path, model: Imported) -> tuple[str, ...]:
         raise ValueError(
             f"{model.run.name} draws latents, and denoising-diffusion-pytorch knows pixels alone."
         )
+    tree = lucid.state_dict_of(model)
     file = BytesIO()
-    torch.save(lucid.state_dict_of(model), file)
+    torch.save(tree, file)
     write_file(folder / "model-1.pt", file.getvalue())
-    side = model.shape[1]
+    predicts = model.run.parameterization
+    told = f'image_size={model.shape[1]}, objective="{OBJECTIVES[type(predicts)]}"'
+    call = f"GaussianDiffusion({told}, timesteps={len(tree['model']['betas'])})"
+    notes = (f"Trainer.load(1) reads it out of its results_folder, for a {call}.",)
+    read = lucid.training_of(model.run.process, tree["model"]["loss_weight"])[0]  # type: ignore[arg-type]
+    if type(read) is type(predicts):
+        return notes
     return (
-        "Trainer.load(1) reads it where model-1.pt lies in its results_folder, for a "
-        f"GaussianDiffusion with image_size={side} and the run's own settings.",
+        *notes,
+        f"Its loss weighs the steps as {OBJECTIVES[type(read)]} does there, and the file says no "
+        f"more: sfumato import would take it for {type(read).__name__}.",
     )
 
 
@@ -116,19 +130,21 @@ def model_of(loaded: Loaded, raw: bool) -> Imported:
     found = checkpoint.newest(loaded.folder, mend=False)
     assert found is not None, "load_run has read it"
     files = {name: load(data) for name, data in found[1].items() if name.endswith(".safetensors")}
-    average = None if raw else below(files["average.safetensors"])
+    order = list(loaded.denoiser.network.state_dict())
     return Imported(
         run=loaded.run,
-        weights=below(files["weights.safetensors"]),
+        weights=below(files["weights.safetensors"], order),
         shape=loaded.codec.shape(loaded.card.shape),
         source=str(loaded.folder),
-        average=average,
+        average=None if raw else below(files["average.safetensors"], order),
         step=loaded.step,
         moments=files["optimizer.safetensors"] or None,
     )
 
 
-def below(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A denoiser's tensors by the names that they have in its network, and nothing else of it."""
-    inside = {name: value for name, value in tensors.items() if name.startswith(NETWORK)}
-    return {name.removeprefix(NETWORK): value for name, value in inside.items()}
+def below(tensors: dict[str, Tensor], order: list[str]) -> dict[str, Tensor]:
+    """A denoiser's tensors by the names that they have in its network, and in the network's order.
+
+    By that order other programs number the moments; safetensors has its own.
+    """
+    return {name: tensors[NETWORK + name] for name in order}

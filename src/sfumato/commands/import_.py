@@ -78,7 +78,7 @@ def run_import(args: Import) -> None:
     codec = codec_of(args, imported)
     if codec is not None:
         imported = on_latents(imported, codec, args.data is not None)
-    run = replace(imported.run, name=args.name or imported.run.name)
+    run = replace(imported.run, name=args.name or imported.run.name, precision="fp32")
     with Reporter(quiet=args.quiet) as reporter:
         data = None
         if args.data is not None:
