@@ -23,26 +23,12 @@ from sfumato.networks.describe import flops, parameter_count
 from sfumato.planning import fields_of
 from sfumato.recipes import RECIPES
 from sfumato.tasks import TASKS
-from tiny import commands
 
 DIGITS = [name for name, recipe in RECIPES.items() if recipe().data.source == "digits"]
-UNSAID = ("digits", "digits_ddpm", "digits_flow")  # no lines Source and Command yet
-MISCOUNTED = ("unet2d_small", "dit_s_2", "high_resolution_small")
 UNITS = {"": 1, " k": 1e3, " M": 1e6}
 
 
-def but(wrong, reason):
-    """All recipes; those whose docstrings are known to be wrong must fail until they are mended."""
-    mark = pytest.mark.xfail(strict=True, reason=reason)
-    return [pytest.param(name, marks=mark if name in wrong else ()) for name in RECIPES]
-
-
-@pytest.fixture
-def sfumato(monkeypatch, tmp_path, capsys):
-    return commands(monkeypatch, tmp_path, capsys)
-
-
-@pytest.mark.parametrize("name", but(UNSAID, "no such line"))
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_says_what_it_is_from_and_what_to_type(name):
     recipe = RECIPES[name]
     assert recipe().name == recipe().recipe == recipe.__name__ == name
@@ -51,7 +37,7 @@ def test_a_recipe_says_what_it_is_from_and_what_to_type(name):
     assert line_of(recipe, "Command")
 
 
-@pytest.mark.parametrize("name", but(UNSAID, "no such line"))
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_command_of_a_recipe_can_be_typed(name):
     parsed = []
     for command in re.split(r"; then\s", line_of(RECIPES[name], "Command")):
@@ -62,7 +48,7 @@ def test_the_command_of_a_recipe_can_be_typed(name):
     assert trains == [name] or name.startswith("compare_")
 
 
-@pytest.mark.parametrize("name", but(MISCOUNTED, "the docstring has another number"))
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_weights_that_a_docstring_claims_are_counted(name):
     """To the digits that it gives: 18.5 M is 18.45 to 18.55 million."""
     claims = re.findall(r"([\d.,]*\d)( [kM])? weights", inspect.getdoc(RECIPES[name]) or "")

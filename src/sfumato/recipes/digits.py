@@ -20,7 +20,8 @@ NETWORK = UNetConfig(
 def digits() -> Run:
     """EDM: Karras et al. (2022). The demo's recipe.
 
-    sfumato train digits
+    Source: Karras et al. (2022)
+    Command: sfumato train digits
     """
     return Run(
         name="digits",
@@ -38,7 +39,8 @@ def digits() -> Run:
 def digits_ddpm() -> Run:
     """DDPM: Ho et al. (2020), with the same network, and its own sampler in 250 steps.
 
-    sfumato train digits_ddpm
+    Source: 003
+    Command: sfumato train digits_ddpm
     """
     return replace(
         digits(),
@@ -55,7 +57,8 @@ def digits_ddpm() -> Run:
 def digits_flow() -> Run:
     """Rectified flow: Liu et al. (2023), with logit-normal times, sampled by Euler's method.
 
-    sfumato train digits_flow
+    Source: 003
+    Command: sfumato train digits_flow
     """
     return replace(
         digits(),

@@ -94,7 +94,7 @@ def latent_dit() -> Run:
 def dit_s_2() -> Run:
     """DiT-S/2 as its authors train it, on latents: linear betas, noise, a learned sigma.
 
-    33 M weights; dit_size("B"), ("L") and ("XL") are the larger ones.
+    32.5 M weights on latents of 8 channels; dit_size("B"), ("L") and ("XL") are the larger ones.
 
     Source: 003
     Command: sfumato train dit_s_2 --data FOLDER codec.weights=AUTOENCODER

@@ -41,7 +41,7 @@ def unet2d_mnist() -> Run:
 
 
 def unet2d_small() -> Run:
-    """The same structure at 1.4 M weights: what two cores can train in minutes.
+    """The same structure at 2.1 M weights: what two cores can train in minutes.
 
     Source: 000
     Command: sfumato train unet2d_small

@@ -114,6 +114,5 @@ class Autoencoding:
         return [
             f"{facts['psnr_db']:.2f} dB PSNR, KL {facts['kl_nats_an_image']:,.0f} nats an image, "
             f"on {len(images):,} held-out images; deviations of the latents' channels: {rounded}",
-            f"Next: sfumato train latent_unet --set codec.weights={folder} "
-            f"data.source={self.parts.card.source}",
+            f"Next: sfumato train latent_unet --data {self.run.data.source} codec.weights={folder}",
         ]
