@@ -95,6 +95,14 @@ def test_captions_take_the_network_of_emoji_text_and_not_the_classes() -> None:
         assert network.attention_at == network.factors[-1:]
 
 
+def test_captions_have_reasons_of_their_own() -> None:
+    data = replace(images(64), captions=("a",) * 40)
+    run = own_images(data, "mine", "tiny", 0.5, captions=True)
+    said = reasons(run, data, CPU)
+    assert said["guidance"] == "2, because there are captions"
+    assert "--size 32 is much faster; preset tiny," in said["detail"]
+
+
 # ---- the reasons
 
 

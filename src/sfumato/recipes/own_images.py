@@ -181,6 +181,9 @@ def on_detail(run: Run, data: ImageData, accelerated: bool) -> str:
     preset = next(presets_of(run, data, accelerated), None)
     if preset is None:
         return "of the network as asked"
+    if run.text is not None:
+        faster = "" if accelerated or max(height, width) <= 32 else "; --size 32 is much faster"
+        return f"the network that reads captions sees single pixels{faster}; {of_presets(preset)}"
     patch = getattr(run.network, "patch", 1)
     seen = "single pixels" if patch == 1 else f"squares of {patch} x {patch} pixels as one feature"
     said = (
@@ -190,7 +193,11 @@ def on_detail(run: Run, data: ImageData, accelerated: bool) -> str:
         said += f", whose pace allows about {short(CPU_FLOPS, 'FLOP')} an image"
     if patch >= 8:
         said += "; for finer detail train an autoencoder_f8 first, then latent_unet"
-    return f"{said}; preset {preset}, of {', '.join(PRESETS)}"
+    return f"{said}; {of_presets(preset)}"
+
+
+def of_presets(preset: str) -> str:
+    return f"preset {preset}, of {', '.join(PRESETS)}"
 
 
 def on_batch(run: Run, accelerated: bool) -> str:
