@@ -8,7 +8,7 @@ from ..grids import TrailingGrid
 from ..networks.lucid import LucidUNetConfig
 from ..networks.unet import UNetConfig
 from ..noising import SigmoidSignal
-from ..objective import Denoising, DiscreteTimes
+from ..objective import Denoising, DiscreteTimes, MinSNR
 from ..parameterization import PredictNoise, PredictV
 from ..solvers import DDIM
 from ..training import CosineDecay, TrainConfig
@@ -52,7 +52,7 @@ def lucid_cifar10() -> Run:
         data=DataConfig(source="cifar10", size=32, labels=False, flip=True),
         process=SigmoidSignal(steps=1000),
         parameterization=PredictV(time_scale=1000, time_offset=-1),
-        objective=Denoising(DiscreteTimes(steps=1000)),
+        objective=Denoising(DiscreteTimes(steps=1000), MinSNR(gamma=float("inf"))),  # its weight
         network=LucidUNetConfig(),
         train=TrainConfig(steps=700_000, batch=32, lr=8e-5, betas=(0.9, 0.99), weight_decay=0.0),
         sampling=SamplingConfig(DDIM(), TrailingGrid(), steps=250, clipped=True),
