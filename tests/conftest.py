@@ -191,3 +191,11 @@ def one_step(
 def _seeded() -> None:
     """A test that draws from the global generator draws the same in any order of the tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def sfumato(monkeypatch, tmp_path, capsys):
+    """Runs a command in an empty folder; what it printed."""
+    from tiny import commands
+
+    return commands(monkeypatch, tmp_path, capsys)

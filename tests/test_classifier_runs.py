@@ -17,7 +17,7 @@ from sfumato.loading import guided, load_run
 from sfumato.pictures import read_settings
 from sfumato.recipes import RECIPES
 from sfumato.tasks.classifying import RATIOS
-from tiny import CPU, commands, images, pictures, small, train_in
+from tiny import CPU, images, pictures, small, train_in
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +39,6 @@ def root(tmp_path_factory):
 
 def no_figure(rows, path, settings):
     Image.new("L", (1, 1)).save(path)
-
-
-@pytest.fixture
-def sfumato(monkeypatch, tmp_path, capsys):
-    return commands(monkeypatch, tmp_path, capsys)
 
 
 def test_a_classifiers_run_leaves_its_accuracy_by_noise(root):

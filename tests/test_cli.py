@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from sfumato.__main__ import main
 from sfumato.config import loads
 from sfumato.folder import read_metrics
 from sfumato.pictures import read_settings
@@ -22,20 +21,6 @@ TINY = [
     *("--precision", "fp32", "--limit", "120", "--batch", "16", "--previews", "1"),
     *("--sample-steps", "3", "--device", "cpu"),
 ]
-
-
-@pytest.fixture
-def sfumato(monkeypatch, tmp_path, capsys):
-    """Runs a command in an empty folder; what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CI", "true")
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["sfumato", *words])
-        main()
-        return capsys.readouterr().out
-
-    return call
 
 
 def test_train_sample_info(sfumato, tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sfumato.conditions import Captions, ForClassifier, Labels, Nothing, cond_of, rows_of
+from sfumato.conditions import Captions, Labels, Nothing, cond_of, rows_of
 from sfumato.config import SamplingConfig
 from sfumato.denoiser import NetworkDenoiser
 from sfumato.generation import Order, draw, wrapped
@@ -49,12 +49,15 @@ def test_dropped_labels_are_the_null_class_and_others_their_own():
     assert conditions.asked(None, None) is None
 
 
-@pytest.mark.parametrize("conditions", [Nothing(), ForClassifier()])
-def test_a_model_without_classes_is_told_nothing_in_training(conditions):
+def test_a_model_without_classes_is_told_nothing_in_training():
+    conditions = Nothing()
     assert conditions.null is None
     assert conditions.rows(torch.arange(3), torch.ones(3, dtype=torch.bool)) == {}
-    asked = conditions.asked([1], None)
-    assert asked is None if isinstance(conditions, Nothing) else asked.tolist() == [1]
+
+
+def test_labels_asked_of_a_model_without_classes_are_for_the_classifier_that_guides_it():
+    assert Nothing().asked([1, 0], None).tolist() == [1, 0]
+    assert Nothing().asked(None, None) is None
 
 
 def test_the_condition_is_found_in_the_batch():

@@ -1,7 +1,6 @@
 """sfumato import and export, from what was typed to the files."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sfumato import checkpoint
-from sfumato.__main__ import main
 from sfumato.assembly import build
 from sfumato.commands.import_ import read_any, state_of
 from sfumato.config import dumps, loads
@@ -28,22 +26,6 @@ pytest.importorskip("diffusers")
 from test_diffusers_export import RUN, SHAPE, of
 
 Command = Callable[..., str]
-
-
-@pytest.fixture
-def sfumato(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Runs a command in an empty folder; what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CI", "true")
-
-    def call(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["sfumato", *words])
-        main()
-        return capsys.readouterr().out
-
-    return call
 
 
 def pipeline(folder: Path, classes: int = 0) -> dict[str, torch.Tensor]:

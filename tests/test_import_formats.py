@@ -1,6 +1,5 @@
 """Each format in by sfumato import and out by sfumato export: the same model, the same pictures."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sfumato import checkpoint
-from sfumato.__main__ import main
 from sfumato.assembly import build
 from sfumato.commands.import_ import FILES, read_any, state_of
 from sfumato.config import DataConfig, Run, SamplingConfig, dumps, loads
@@ -39,22 +37,6 @@ DIT = DiTConfig(in_channels=3, out_channels=3, patch=2, depth=1, width=384, head
 LATENT = replace(DIT, in_channels=4, out_channels=8)
 UNET = LucidUNetConfig(channels=8, multipliers=(1, 2), heads=(2,), head_channels=(4,))
 QUICK = ("--count", "2", "--steps", "2", "--device", "cpu", "--no-film")
-
-
-@pytest.fixture
-def sfumato(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Runs a command in an empty folder; what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CI", "true")
-
-    def call(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["sfumato", *words])
-        main()
-        return capsys.readouterr().out
-
-    return call
 
 
 def run_of(network: object, **changes: object) -> Run:

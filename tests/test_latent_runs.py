@@ -14,7 +14,7 @@ from sfumato.latents import AutoencoderCodec, read_codec
 from sfumato.loading import guided, load_run
 from sfumato.recipes import RECIPES
 from sfumato.tasks import TASKS
-from tiny import CPU, autoencoder_in, commands, small, stop_after, train_in
+from tiny import CPU, autoencoder_in, small, stop_after, train_in
 
 
 def no_figure(rows, path, settings):
@@ -28,11 +28,6 @@ def root(tmp_path_factory):
         patch.setattr("sfumato.session.loss_figure", no_figure)
         autoencoder_in(folder)
     return folder
-
-
-@pytest.fixture
-def sfumato(monkeypatch, tmp_path, capsys):
-    return commands(monkeypatch, tmp_path, capsys)
 
 
 @pytest.fixture

@@ -23,15 +23,9 @@ from sfumato.networks.describe import flops, parameter_count
 from sfumato.planning import fields_of
 from sfumato.recipes import RECIPES
 from sfumato.tasks import TASKS
-from tiny import commands
 
 DIGITS = [name for name, recipe in RECIPES.items() if recipe().data.source == "digits"]
 UNITS = {"": 1, " k": 1e3, " M": 1e6}
-
-
-@pytest.fixture
-def sfumato(monkeypatch, tmp_path, capsys):
-    return commands(monkeypatch, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -14,7 +14,7 @@ from sfumato.loading import load_run
 from sfumato.pictures import read_settings
 from sfumato.recipes import RECIPES
 from sfumato.text import load_table
-from tiny import CAPTIONS, CPU, commands, fake_text, images, pictures, small, train_in
+from tiny import CAPTIONS, CPU, fake_text, images, pictures, small, train_in
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,6 @@ def root(tmp_path_factory):
         settings = replace(run.data, source=str(folder / "pictures"), test=4)
         train_in(folder / "run", replace(run, data=settings), data)
     return folder
-
-
-@pytest.fixture
-def sfumato(monkeypatch, tmp_path, capsys):
-    return commands(monkeypatch, tmp_path, capsys)
 
 
 def test_a_run_keeps_its_captions_and_shows_them(root):

@@ -44,9 +44,13 @@ def rows_of(cond: Cond, at: slice, device: torch.device) -> Cond:
     return cond[at].to(device)
 
 
+def label_tensor(labels: Sequence[int] | None) -> Tensor | None:
+    return None if labels is None else torch.tensor(list(labels))
+
+
 @dataclass(frozen=True)
 class Nothing:
-    """An unconditional model."""
+    """An unconditional model. Labels that are asked for are for the classifier that guides it."""
 
     @property
     def null(self) -> Cond:
@@ -56,7 +60,7 @@ class Nothing:
         return {}
 
     def asked(self, labels: Sequence[int] | None, prompts: Sequence[str] | None) -> Cond:
-        return None
+        return label_tensor(labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,22 +80,7 @@ class Labels:
         return {"labels": torch.where(dropped.to(labels.device), self.classes, labels)}
 
     def asked(self, labels: Sequence[int] | None, prompts: Sequence[str] | None) -> Cond:
-        return None if labels is None else torch.tensor(list(labels))
-
-
-@dataclass(frozen=True)
-class ForClassifier:
-    """Classes that only the classifier knows which guides an unconditional model."""
-
-    @property
-    def null(self) -> Cond:
-        return None
-
-    def rows(self, index: Tensor, dropped: Tensor) -> Batch:
-        return {}
-
-    def asked(self, labels: Sequence[int] | None, prompts: Sequence[str] | None) -> Cond:
-        return None if labels is None else torch.tensor(list(labels))
+        return label_tensor(labels)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from . import checkpoint
 from .assembly import build
 from .classification import NoisyClassifier, log_prob_of
 from .codec import Codec, Pixels
-from .conditions import Captions, Conditions, ForClassifier, Labels, Nothing
+from .conditions import Captions, Conditions, Labels, Nothing
 from .config import ClassifierRun, Run, loads
 from .denoiser import NetworkDenoiser
 from .devices import DTYPES
@@ -125,7 +125,7 @@ def guided(loaded: Loaded, name: str) -> Loaded:
             )
         return replace(loaded, guide=guide)
     card = replace(loaded.card, class_names=names)
-    return replace(loaded, guide=guide, card=card, conditions=ForClassifier())
+    return replace(loaded, guide=guide, card=card, conditions=Nothing())
 
 
 def _check_sees(run: ClassifierRun, loaded: Loaded) -> None:

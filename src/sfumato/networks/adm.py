@@ -21,9 +21,11 @@ from .embeddings import check_labels
 from .layers import (
     GroupNorm,
     attend,
+    check_attention_at,
     check_classes,
     check_counts,
     check_dropout,
+    check_groups,
     check_images,
     check_multipliers,
     check_out_channels,
@@ -327,12 +329,8 @@ def check(config: ADMConfig) -> None:
     """Raise ValueError, with the remedy, if no network of this shape can be built."""
     check_ranges(config)
     check_attention(config)
-    for width in config.widths:
-        if width % config.groups:
-            raise ValueError(
-                f"a level is {width} channels wide, which {config.groups} groups do not divide: "
-                f"change channels ({config.channels}), multipliers {config.multipliers} or groups"
-            )
+    remedy = f"change channels ({config.channels}), multipliers {config.multipliers} or groups"
+    check_groups(config.widths, config.groups, remedy)
     if (config.embedding // 4) % 2:
         raise ValueError(
             f"{config.embedding // 4} sinusoids of the noise level: half are cosines and half "
@@ -350,12 +348,7 @@ def check_ranges(config: ADMConfig) -> None:
 
 
 def check_attention(config: ADMConfig) -> None:
-    for factor in config.attention_at:
-        if factor not in config.factors:
-            raise ValueError(
-                f"attention_at = {config.attention_at}: no level has {factor} image pixels to the "
-                f"side of a feature; choose from {config.factors}, or () for the middle alone"
-            )
+    check_attention_at(config.attention_at, config.factors)
     attending = [w for w, f in zip(config.widths, config.factors) if f in config.attention_at]
     for width in (*attending, config.widths[-1]):
         if width % (config.head_channels or config.heads):

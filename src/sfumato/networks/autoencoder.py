@@ -19,7 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .layers import GroupNorm, attend, check_counts, check_images, pad_to_multiple, zeroed
+from .layers import (
+    GroupNorm,
+    attend,
+    check_counts,
+    check_groups,
+    check_images,
+    pad_to_multiple,
+    zeroed,
+)
 
 EPSILON = 1e-6  # of the norms: diffusers' for this network, where its U-Nets have 1e-5
 LOG_VAR_RANGE = (-30.0, 20.0)  # diffusers' and the original's; exp() of it is finite in float32
@@ -287,9 +295,5 @@ def check(config: AutoencoderConfig) -> None:
         raise ValueError(
             f"widths is {config.widths}: give the channels of each level, as (64, 128)"
         )
-    for width in config.widths:
-        if width % config.groups:
-            raise ValueError(
-                f"a level is {width} channels wide, which {config.groups} groups do not divide: "
-                f"change widths {config.widths} or groups"
-            )
+    remedy = f"change widths {config.widths} or groups"
+    check_groups(config.widths, config.groups, remedy)

@@ -98,3 +98,21 @@ def check_classes(classes: int) -> None:
 def check_dropout(dropout: float) -> None:
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}: it must be at least 0 and less than 1")
+
+
+def check_groups(widths: tuple[int, ...], groups: int, remedy: str) -> None:
+    """Raise ValueError, with the remedy, unless the groups of a norm divide every width."""
+    for width in widths:
+        if width % groups:
+            raise ValueError(
+                f"a level is {width} channels wide, which {groups} groups do not divide: {remedy}"
+            )
+
+
+def check_attention_at(attention_at: tuple[int, ...], factors: tuple[int, ...]) -> None:
+    for factor in attention_at:
+        if factor not in factors:
+            raise ValueError(
+                f"attention_at = {attention_at}: no level has {factor} image pixels to the side of "
+                f"a feature; choose from {factors}, or () for no level"
+            )

@@ -20,7 +20,9 @@ from .attention import EPSILON, SpatialAttention, SpatialTransformer
 from .conditioning import AddedLabel, Condition, LabelToken, Text, Tokens, Unconditioned
 from .layers import (
     GroupNorm,
+    check_attention_at,
     check_dropout,
+    check_groups,
     check_images,
     check_multipliers,
     check_out_channels,
@@ -340,18 +342,9 @@ def check(config: SDUNetConfig) -> None:
     """Raise ValueError, with the remedy, if no network of this shape can be built."""
     check_ranges(config)
     check_condition(config)
-    for width in (config.channels, *config.widths):
-        if width % config.groups:
-            raise ValueError(
-                f"a level is {width} channels wide, which {config.groups} groups do not divide: "
-                f"change channels ({config.channels}), multipliers {config.multipliers} or groups"
-            )
-    for factor in config.attention_at:
-        if factor not in config.factors:
-            raise ValueError(
-                f"attention_at = {config.attention_at}: no level has {factor} image pixels to the "
-                f"side of a feature; choose from {config.factors}, or () for the middle alone"
-            )
+    remedy = f"change channels ({config.channels}), multipliers {config.multipliers} or groups"
+    check_groups((config.channels, *config.widths), config.groups, remedy)
+    check_attention_at(config.attention_at, config.factors)
 
 
 def check_ranges(config: SDUNetConfig) -> None:

@@ -24,9 +24,11 @@ from .embeddings import Conditioning
 from .layers import (
     GroupNorm,
     attend,
+    check_attention_at,
     check_classes,
     check_counts,
     check_dropout,
+    check_groups,
     check_images,
     check_multipliers,
     check_out_channels,
@@ -259,18 +261,9 @@ def check(config: UNetConfig) -> None:
     check_multipliers(config.multipliers)
     check_classes(config.classes)
     check_dropout(config.dropout)
-    for width in config.widths:
-        if width % config.groups:
-            raise ValueError(
-                f"a level is {width} channels wide, which {config.groups} groups do not divide: "
-                f"change channels ({config.channels}), multipliers {config.multipliers} or groups"
-            )
-    for factor in config.attention_at:
-        if factor not in config.factors:
-            raise ValueError(
-                f"attention_at = {config.attention_at}: no level has {factor} image pixels to the "
-                f"side of a feature; choose from {config.factors}, or () for none"
-            )
+    remedy = f"change channels ({config.channels}), multipliers {config.multipliers} or groups"
+    check_groups(config.widths, config.groups, remedy)
+    check_attention_at(config.attention_at, config.factors)
     check_heads(config)
 
 
