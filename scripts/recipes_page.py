@@ -68,8 +68,11 @@ def read_all(docs: Path) -> dict[str, dict[str, Any]]:
 def write(docs: Path, name: str, record: dict[str, Any], keep: bool = False) -> None:
     """docs/recipes/NAME.json; keep: not where a trained run is told of in it."""
     path = docs / "recipes" / f"{name}.json"
-    if keep and path.exists() and "steps" in json.loads(path.read_text("utf-8")):
+    old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if keep and "steps" in old:
         return
+    if "fixed_batch" in old:  # of large_recipes.py
+        record = {**record, "fixed_batch": old["fixed_batch"]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
 

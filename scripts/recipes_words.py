@@ -149,15 +149,26 @@ def not_trained(names: list[str], records: dict[str, dict[str, Any]]) -> str:
     rows = [
         "## Not trained here\n",
         "Too large to get far on two cores. The sister is of the same structure, and its samples "
-        "above show that it learns.\n",
+        "above show that it learns. The loss is that of one batch, its times and noise, before "
+        "and after so many of the recipe's own steps on just that batch, in eval mode "
+        "(`scripts/large_recipes.py`): what is wired wrongly does not fall.\n",
         "| recipe | text | weights | FLOPs an image | network's input | its budget "
-        "| wants | sister |",
-        "|---" * 8 + "|",
+        "| wants | sister | loss of a fixed batch |",
+        "|---" * 9 + "|",
     ]
     for name in names:
         record, sister = records.get(name, {}), SISTERS[name]
         known = [record.get(key, "") for key in ("weights", "flops", "size", "planned")]
         link = f"[{sister.name}](#{sister.name})"
-        cells = (f"`{name}`", told(name)[0], *known, sister.needs, link)
+        fell = fall_words(record.get("fixed_batch"))
+        cells = (f"`{name}`", told(name)[0], *known, sister.needs, link, fell)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def fall_words(fixed: dict[str, Any] | None) -> str:
+    """How the loss of one batch fell when it alone was trained on."""
+    if fixed is None:
+        return ""
+    images = "1 image" if fixed["images"] == 1 else f"{fixed['images']} images"
+    return f"{fixed['before']:.4f} to {fixed['after']:.4f} in {fixed['steps']} steps, {images}"

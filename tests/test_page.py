@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -137,6 +138,23 @@ def test_the_next_commands_name_the_folder(run):
     text = read(odd).text
     assert f"sfumato sample '{odd}'" in text
     assert f"sfumato info '{odd}'" in text
+
+
+def test_what_draws_nothing_is_not_to_be_sampled(run):
+    (run / "run.json").write_text(json.dumps(RUN | {"kind": "AutoencoderRun"}))
+    save(run / "samples.png")
+    text = read(run).text
+    assert "sfumato sample" not in text
+    assert f"sfumato evaluate {run}" in text
+    assert "images that it was not trained on" in text
+
+
+def test_measurements_are_shown_the_newest_of_them(run):
+    for number, name in enumerate(["evaluation", "evaluation-10", "evaluation-9"]):
+        newest = save(run / name / "evaluation.png", number)
+        os.utime(run / name / "evaluation.png", (number, number))
+    spectra = save(run / "spectra.png", 77)
+    assert [bytes_of(picture) for picture in read(run).pictures] == [newest, spectra]
 
 
 def test_an_empty_folder_gives_a_page_with_its_name(tmp_path):

@@ -140,6 +140,13 @@ def _write_film(
         )
 
 
+def _check(path: Path, counts: Sequence[int]) -> None:
+    if path.suffix.lower() not in (".webp", ".gif"):
+        raise ValueError(f"a film is a .webp or a .gif file, not {path.name!r}")
+    if min(counts) != max(counts) or not counts[0]:
+        raise ValueError(f"a film needs equally many x_t, x0, alphas, sigmas, steps, not {counts}")
+
+
 def film(
     frames_x: Sequence[Tensor],
     frames_x0: Sequence[Tensor],
@@ -172,13 +179,8 @@ def film(
     Raises:
         ValueError: for another suffix, no frames, or sequences of different lengths.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".webp", ".gif"):
-        raise ValueError(f"a film is a .webp or a .gif file, not {path.name!r}")
-    steps = range(len(frames_x)) if steps is None else steps
-    counts = [len(part) for part in (frames_x, frames_x0, alphas, sigmas, steps)]
-    if min(counts) != max(counts) or not counts[0]:
-        raise ValueError(f"a film needs equally many x_t, x0, alphas, sigmas, steps, not {counts}")
+    path, steps = Path(path), range(len(frames_x)) if steps is None else steps
+    _check(path, [len(part) for part in (frames_x, frames_x0, alphas, sigmas, steps)])
     noisy = [show_noisy(*point) for point in zip(frames_x, alphas, sigmas)]
     columns = math.ceil(math.sqrt(len(noisy[0]))) if columns is None else columns
     if scale is None:  # two grids share the width, and every frame costs
@@ -186,6 +188,6 @@ def film(
     left = [draw(list(cells_of(x)), columns, 2, row_labels, None, scale) for x in noisy]
     right = [grid(x0, columns, scale=scale) for x0 in frames_x0]
     first, between, last = milliseconds
-    durations = [first, *[between] * (counts[0] - 2), last][-counts[0] :]
+    durations = [first, *[between] * (len(left) - 2), last][-len(left) :]
     frames = _frames(left, right, _film_texts(alphas, sigmas, steps))
     _write_film(frames, path, durations, settings or {})

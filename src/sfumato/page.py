@@ -1,7 +1,8 @@
 """index.html of a run: one file with everything in it, for a browser without a network.
 
 Reads the run folder and nothing else: run.json, metrics.jsonl, samples.png, samples/step-*.png,
-film.webp or film.gif, loss.png, data-preview.png. What is not there is not on the page.
+film.webp or film.gif, loss.png, the newest evaluation*/evaluation.png, spectra.png,
+data-preview.png. What is not there is not on the page.
 """
 
 from __future__ import annotations
@@ -25,6 +26,16 @@ MIME = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
 FILM_TEXT = "The noisy x_t on the left; on the right what the network then takes the image to be."
 LOSS_TEXT = (
     "Held-out images get the same noise each time: where a line is flat, learning has stopped."
+)
+
+SAMPLES_TEXT = {
+    True: "Drawn by the trained network.",
+    False: "What the trained network makes of images that it was not trained on.",
+}
+EVALUATION_TEXT = "As sfumato evaluate measured it; the numbers are in evaluation.json beside it."
+SPECTRA_TEXT = (
+    "The share of the data's power that samples have, by spatial frequency: through training, and "
+    "along a sampling run. As sfumato spectra measured it."
 )
 
 STYLE = """
@@ -247,6 +258,18 @@ def _read_run(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not the JSON object that a run writes: {error}") from error
 
 
+def draws(run: Mapping[str, Any]) -> bool:
+    """Whether sfumato sample can draw from a run of this record: autoencoders draw nothing."""
+    return run.get("kind", "Run") == "Run"
+
+
+def evaluations(folder: Path) -> list[str]:
+    """The newest evaluation.png of the folder, as its name there; none, if there is none."""
+    found = folder.glob("evaluation*/evaluation.png")
+    newest = sorted(found, key=lambda path: path.stat().st_mtime_ns)[-1:]
+    return [str(path.relative_to(folder)) for path in newest]
+
+
 def _commands(commands: Sequence[str]) -> str:
     lines = "".join(f"<pre>{escape(command)}</pre>" for command in commands)
     return _section("Go on", lines) if commands else ""
@@ -257,7 +280,7 @@ def write_page(run_folder: str | Path, commands: Sequence[str] | None = None) ->
 
     Args:
         run_folder: any of the files it may hold may be missing.
-        commands: what to type next; unless given, how to sample from and how to look at this run.
+        commands: what to type next; unless given, how to sample from, measure and look at it.
 
     Raises:
         ValueError: there is no such folder, or run.json is damaged.
@@ -268,14 +291,17 @@ def write_page(run_folder: str | Path, commands: Sequence[str] | None = None) ->
     run = _read_run(folder / "run.json")
     title = str(run.get("name") or folder.resolve().name)
     if commands is None:
-        commands = [f"sfumato {verb} {shlex.quote(str(run_folder))}" for verb in ("sample", "info")]
+        verbs = ("sample", "evaluate", "info") if draws(run) else ("evaluate", "info")
+        commands = [f"sfumato {verb} {shlex.quote(str(run_folder))}" for verb in verbs]
     body = [
         f"<h1>{escape(title)}</h1>\n<p>A run of sfumato</p>",
-        _picture(folder, ["samples.png"], "Samples", "Drawn by the trained network."),
+        _picture(folder, ["samples.png"], "Samples", SAMPLES_TEXT[draws(run)]),
         _numbers(folder / "metrics.jsonl"),
         _through_training(folder / "samples"),
         _picture(folder, ["film.webp", "film.gif"], "From noise to images", FILM_TEXT),
         _picture(folder, ["loss.png"], "Losses", LOSS_TEXT, "wide"),
+        _picture(folder, evaluations(folder), "Measured", EVALUATION_TEXT, "wide"),
+        _picture(folder, ["spectra.png"], "Spectra", SPECTRA_TEXT, "wide"),
         _picture(folder, ["data-preview.png"], "What the network saw", "Training images."),
         _settings(run),
         _commands(commands),

@@ -20,6 +20,7 @@ from ..data import ImageData, fingerprint, spread, subset
 from ..devices import pick_device
 from ..discrete import DiscreteVP
 from ..folder import DataCard, find, new_folder, read_card
+from ..page import write_page
 from ..planning import data_of
 from ..storage import write_file
 from .measures import MEASURES, Report, Subject
@@ -46,6 +47,7 @@ def run_evaluate(args: Evaluate) -> None:
         subject = Subject(folder, run, data, told, device, args, reporter.say)
         report = MEASURES[type(run)](subject)
         out = write(subject, report)
+        write_page(folder)
         title = f"{folder}, step {report.step:,}, {subject.weights} weights"
         reporter.say(facts_block(title, {"images": told, **report.words}))
         for note in report.notes:

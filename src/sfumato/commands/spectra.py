@@ -27,6 +27,7 @@ from ..devices import pick_device
 from ..generation import draw
 from ..grids import KarrasGrid
 from ..loading import Loaded, load_run
+from ..page import write_page
 from ..planning import data_of
 from ..sampling import Point
 from ..solvers import DPMSolverPP2M
@@ -75,6 +76,7 @@ def run_spectra(args: Arguments) -> None:
         path = loaded.folder / "spectra.png"
         spectrum_figure(target, path, training, sampling, SHARE, settings=record)
         write_file(path.with_suffix(".json"), dumped(record, target, training, sampling))
+        write_page(loaded.folder)
         for line in [*words_of(target, training, sampling), f"Written: {path} and spectra.json"]:
             reporter.say(line)
 
