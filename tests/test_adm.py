@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from adm_layout import IMAGENET_64, IMAGENET_256, SMALL, rows, shapes
 from sfumato.networks import flops, parameter_count, table
 from sfumato.networks.adm import ADMConfig, Attention, Residual
-from test_networks import alive, batch, close
+from small_networks import alive, batch, close
 
 TINY = ADMConfig(
     in_channels=2, out_channels=4, channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,),

@@ -14,8 +14,8 @@ from sfumato.networks.adm import ADMConfig
 from sfumato.objective import Denoising
 from sfumato.parameterization import PredictNoise
 from sfumato.solvers import Ancestral
+from small_networks import alive
 from test_adm import AT_64, AT_128, AT_256, AT_512
-from test_networks import alive
 
 OURS = ADMConfig(
     in_channels=1, out_channels=2, channels=32, multipliers=(1, 2, 2), blocks=2,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from sfumato.networks import flops, parameter_count, table
 from sfumato.networks.dit import Block, DiTConfig, dit_size, positions
-from test_networks import alive, batch, close
+from small_networks import alive, batch, close
 
 TINY = DiTConfig(in_channels=2, patch=2, depth=2, width=16, heads=2, classes=3)
 

@@ -22,7 +22,7 @@ from sfumato.interop.dit_layouts import (
 from sfumato.networks.dit import DiTConfig, dit_size, positions
 from sfumato.parameterization import PredictNoise, PredictV
 from sfumato.solvers import DDIM
-from test_networks import alive, close
+from small_networks import alive, close
 
 LATENT = DiTConfig(in_channels=4, out_channels=8, patch=2, depth=1, width=384, heads=6, classes=5)
 SMALL = replace(LATENT, depth=3, width=24, heads=2)  # heads that no file tells

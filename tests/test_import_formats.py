@@ -27,7 +27,7 @@ from sfumato.objective import Denoising, DiscreteTimes, MinSNR
 from sfumato.parameterization import PredictNoise, PredictV
 from sfumato.solvers import Ancestral
 from sfumato.training import TrainConfig, TrainState
-from test_networks import alive
+from small_networks import alive
 from tiny import CPU, SHARED
 
 Command = Callable[..., str]

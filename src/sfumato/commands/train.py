@@ -170,14 +170,7 @@ class Trainer:
             precision, reason = settle_precision(task)
             self.run = replace(self.run, precision=precision)
         task = replace(task, run=self.run)  # type: ignore[type-var]
-        reporter.header(
-            f"{'going on with' if resumed else 'training'} {self.run.name}",
-            {**facts(self.run, self.data, self.device, folder), "split": self._split_words()},
-        )
-        if len(self.splits.train) < FEW_IMAGES:
-            reporter.warn(
-                f"{len(self.splits.train)} images are few: the network will learn them by heart."
-            )
+        self._tell(folder, resumed, reporter)
         if not resumed:
             reporter.say(f"  precision  {reason}")
             task = self._rehearse(task, folder, reporter)
@@ -197,6 +190,17 @@ class Trainer:
             state.model.compile()  # in place, so that the saved names stay as they are
         held = task.held_out_batch()
         return state, Session(task, folder, card.name, held, self.device, reporter, stop)
+
+    def _tell(self, folder: Path, resumed: bool, reporter: Reporter) -> None:
+        """The block that stands above the progress, and a word where the images are few."""
+        reporter.header(
+            f"{'going on with' if resumed else 'training'} {self.run.name}",
+            {**facts(self.run, self.data, self.device, folder), "split": self._split_words()},
+        )
+        if len(self.splits.train) < FEW_IMAGES:
+            reporter.warn(
+                f"{len(self.splits.train)} images are few: the network will learn them by heart."
+            )
 
     def _rehearse(self, task: Task, folder: Path, reporter: Reporter) -> Task:
         """Time, memory and disk, told before they are spent; the task with what fits."""
