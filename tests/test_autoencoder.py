@@ -102,6 +102,12 @@ def test_configurations_go_there_and_back():
         assert kl_config(kl_description(config)) == config
 
 
+def test_what_a_configuration_leaves_out_is_diffusers_own_default():
+    written = dict(AutoencoderKL().config)
+    assert kl_config({}) == kl_config(written)
+    assert kl_moments({}) == kl_moments(written) == ((0.0,) * 4, (1 / 0.18215,) * 4)
+
+
 def test_old_names_of_attention_are_read():
     state = peer("f4").state_dict()
     old = {
@@ -197,6 +203,17 @@ def test_eps_moves_the_latent_by_the_standard_deviation():
     x, eps = images(TINY), torch.randn(2, *TINY.latent_shape(32, 24))
     decoded, mean, log_var = model(x, eps)
     assert torch.equal(decoded, model.decode(mean + eps * torch.exp(log_var / 2)))
+
+
+@torch.no_grad()
+def test_log_variances_stay_in_the_range_of_diffusers():
+    model = TINY.build()
+    assert model.quant_conv is not None
+    model.quant_conv.bias.copy_(torch.tensor([0.0] * 4 + [-1e4, 1e4, -31.0, 21.0]))
+    model.quant_conv.weight.zero_()
+    _, log_var = model.encode(images(TINY))
+    assert log_var[0, :, 0, 0].tolist() == [-30.0, 20.0, -30.0, 20.0]
+    assert torch.isfinite(log_var.exp()).all()
 
 
 @pytest.mark.parametrize("quant_conv", [True, False])

@@ -289,6 +289,13 @@ def test_an_untrained_network_has_finite_losses_and_gradients(objective):
     assert all(torch.isfinite(g).all() for pair in gradients(loss, network) for g in pair)
 
 
+def test_a_chain_of_one_step_is_refused():
+    x0 = LEVELS[torch.randint(0, 256, (3, 2))]
+    assert torch.isfinite(variational_bound(mixture(LinearVP()), x0, 2)).all()
+    with pytest.raises(ValueError, match="2 steps or more"):
+        variational_bound(mixture(LinearVP()), x0, 1)
+
+
 def test_another_clock_is_refused_with_a_remedy_that_works():
     denoiser, x0 = mixture(Karras()), LEVELS[torch.randint(0, 256, (3, 2))]
     with pytest.raises(ValueError, match=r"t = 80.*LinearVP\(\)\), with a beta_max.*17"):

@@ -95,6 +95,13 @@ def test_what_guides_what(root):
     both = wrapped(knowing.denoiser, sampling, knowing.conditions, knowing.log_prob)
     assert (type(both), both.scale) == (ByClassifier, 0.5)
     assert (type(both.denoiser), both.denoiser.scale) == (ClassifierFree, 2.0)
+    alone = replace(sampling, guidance=0.0, guidance_to=5.0)
+    untold = wrapped(knowing.denoiser, alone, knowing.conditions, knowing.log_prob)
+    assert type(untold.denoiser) is Unconditional
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor(0.5, dtype=torch.float64)
+    plain = knowing.denoiser(x, t, None)
+    by = replace(untold, scale=0.0)(x, t, torch.tensor([0, 1]))
+    assert torch.equal(by.x0, plain.x0)
 
 
 def test_the_guide_is_the_average_of_its_run_and_is_not_trained(root):

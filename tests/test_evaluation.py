@@ -13,6 +13,7 @@ from sfumato.denoiser import OnProcess
 from sfumato.discrete import LinearBetas
 from sfumato.evaluation import BIN, Estimate, as_chain, flow_bits, variational_bits
 from sfumato.exact import GaussianMixture
+from sfumato.noising import ScaledInput
 from sfumato.process import Karras, LinearVP, RectifiedFlow, SubVP, Trigonometric
 from sfumato.sampling import SeededNoise
 from test_bound import LEVELS, Geometric, bound_of_discrete_gaussian
@@ -98,6 +99,19 @@ def test_another_clock_is_changed_for_one_that_ends_in_as_much_noise(t_max):
     most = min(t_max, LinearVP().largest_ratio)
     assert chain.process.largest_ratio == pytest.approx(most, rel=1e-9)
     chain(normal(2, 2), f64(1.0))  # which it can be asked
+
+
+def test_weaker_data_are_the_same_chain_of_images_and_cost_as_much():
+    """A clock may end at t = 1 and yet far from N(0, I), as ScaledInput does, at N(0, 4)."""
+    weak = ScaledInput(LinearVP(), 0.5)
+    chain = as_chain(of_pictures(weak))
+    assert chain.process.sigma(f64(1.0)).item() == pytest.approx(1, abs=1e-4)
+    assert chain.process.largest_ratio <= weak.largest_ratio
+    got = variational_bits(of_pictures(weak), PICTURES, 8)
+    assert got == variational_bits(chain, PICTURES, 8)
+    assert got.prior.mean < 1e-3
+    with pytest.raises(ValueError, match="ends at t = 1 with noise of deviation 2"):
+        prior_term(weak, Pixels().encode(PICTURES))
 
 
 def test_a_network_on_another_clock_has_the_bits_of_its_chain():

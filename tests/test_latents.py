@@ -245,6 +245,20 @@ def test_the_cache_holds_what_the_codec_encodes(tmp_path):
     assert torch.equal(both, torch.stack([latents, codec.encode(images.flip(-1)).half()]))
 
 
+@pytest.mark.parametrize("flips", [False, True])
+def test_parts_are_cached_in_their_places(tmp_path, monkeypatch, flips):
+    images, told = pictures(), []
+    sides = [images, images.flip(-1)] if flips else [images]
+    whole = torch.stack([halves().encode(side).half() for side in sides])
+    monkeypatch.setattr("sfumato.latents.AT_ONCE", 2 * 8 * 6)
+    latents = encode_all(
+        halves(), images, tmp_path, "k", lambda *done: told.append(done), flips=flips
+    )
+    assert torch.equal(latents, whole if flips else whole[0])
+    counts = [2, 4, 5, 7, 9, 10] if flips else [2, 4, 5]
+    assert told == [(count, counts[-1]) for count in counts]
+
+
 def test_a_second_call_reads_and_does_not_encode(tmp_path):
     codec = halves()
     first = encode_all(codec, pictures(), tmp_path, "k")

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
+from sfumato.codec import Pixels
 from sfumato.networks.autoencoder import AutoencoderConfig
 from sfumato.reconstruction import (
     ReconstructionLoss,
@@ -112,7 +114,8 @@ def test_equivariance_compares_halved_latents_with_halved_images():
     expected = 0.5 * (blocks - z).abs().mean()
     assert torch.allclose(loss(Stub(x, z, quiet), x, torch.zeros_like(z)), expected)
     moved = 0.5 * (blocks + 3.0 - z).abs().mean()
-    assert torch.allclose(loss(Stub(x, z, torch.zeros_like(z)), x, 3 * torch.ones_like(z)), moved)
+    wide = torch.full_like(z, math.log(4.0))  # a deviation of 2
+    assert torch.allclose(loss(Stub(x, z, wide), x, torch.full_like(z, 1.5)), moved)
 
 
 def test_images_and_latents_without_a_common_half_are_refused():
@@ -183,6 +186,20 @@ def test_held_out_images_keep_their_noise():
     assert torch.equal(first["images"], images)
     assert torch.equal(first["eps"], second["eps"])
     assert first["eps"].shape == (6, 2, 4, 4)
+
+
+def test_images_are_reconstructed_from_the_means_of_their_latents():
+    torch.manual_seed(0)
+    model, found = TINY.build(), tiny_images(8)
+    nn.init.normal_(model.decoder.conv_out.weight, std=0.5)
+    decoded, nats = reconstruct(model, found.images[:5], batch=2)
+    with torch.no_grad():
+        mean, log_var = model.encode(Pixels().encode(found.images[:5]))
+        wanted = Pixels().decode(model.decode(mean))
+    assert torch.allclose(nats, divergence(mean, log_var))
+    assert (decoded.int() - wanted.int()).abs().max() <= 1  # a batch's size may turn a rounding
+    off = Pixels().decode(model.decode(mean + (log_var / 2).exp()))
+    assert (decoded.int() - off.int()).abs().max() > 1  # where a draw would be elsewhere
 
 
 def test_an_autoencoder_learns_in_the_training_loop():

@@ -58,12 +58,20 @@ def _log_variances(p: Prediction, s: Tensor, steps: int) -> tuple[Tensor, Tensor
     return small, p.variance_mix * large + (1 - p.variance_mix) * small
 
 
+def ends_at_normal(process: Process) -> bool:
+    """Whether its clock stops at t = 1 in no more noise than N(0, I), as the bound's chain does."""
+    end = torch.tensor(process.t_max, dtype=torch.float64)
+    return process.t_max == 1 and process.sigma(end).item() < 1 + 1e-3
+
+
 def _check_clock(process: Process) -> None:
-    if process.t_max != 1:
+    if not ends_at_normal(process):
+        deviation = process.sigma(torch.tensor(process.t_max, dtype=torch.float64)).item()
         raise ValueError(
             "the bound is of a chain of equal steps in [0, 1] that ends at N(0, I); "
-            f"{process} ends at t = {process.t_max:g}. Ask for the bound of OnProcess(denoiser, "
-            "LinearVP()), with a beta_max that ends with no more noise: 17 for Karras()."
+            f"{process} ends at t = {process.t_max:g} with noise of deviation {deviation:.4g}. Ask "
+            "for the bound of OnProcess(denoiser, LinearVP()), with a beta_max that ends with no "
+            "more noise: 17 for Karras()."
         )
 
 
@@ -73,6 +81,11 @@ def bound_term(p: Prediction, x0: Tensor, steps: int) -> Tensor:
     A KL divergence, or at the last step -log p(x0 | x_1). p.t must have the shape (B,).
     """
     _check_clock(p.process)
+    if steps < 2:
+        raise ValueError(
+            f"a chain of {steps} step: the last step's variance is that of the one before it, so "
+            "give 2 steps or more."
+        )
     s = ((p.t * steps).round() - 1) / steps
     truth, model = (p.process.posterior(p.x_t, x, p.t, s) for x in (x0, p.x0))
     small, log_var = _log_variances(p, s, steps)

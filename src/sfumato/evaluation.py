@@ -19,7 +19,7 @@ from math import log1p, sqrt
 import torch
 from torch import Tensor
 
-from .bound import bound_terms, prior_term
+from .bound import bound_terms, ends_at_normal, prior_term
 from .codec import Codec, Pixels
 from .denoiser import Cond, Denoiser, OnProcess
 from .grids import karras_times
@@ -87,7 +87,7 @@ def as_chain(denoiser: Denoiser) -> Denoiser:
     One that does so already is returned; else it is put on a LinearVP of as much noise.
     """
     process = denoiser.process
-    if process.t_max == 1:
+    if ends_at_normal(process):
         return denoiser
     start = LinearVP().beta_min
     integral = log1p(process.largest_ratio**2)  # of beta(t), which is its mean over [0, 1]

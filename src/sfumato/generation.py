@@ -59,6 +59,7 @@ def wrapped(
 
     log_prob: of the condition given a noisy image, where a classifier guides.
     """
+    plain = denoiser
     if sampling.guidance != 1:
         if conditions.null is None:
             raise ValueError(
@@ -71,7 +72,7 @@ def wrapped(
         denoiser = guided if everywhere else Within(guided, denoiser, low, high)
     if log_prob is not None:
         knows = conditions.null is not None and sampling.guidance != 0
-        inner = denoiser if knows else Unconditional(denoiser)
+        inner = denoiser if knows else Unconditional(plain)
         denoiser = ByClassifier(inner, log_prob, sampling.classifier_scale)
     return Clipped(denoiser, keep_eps=sampling.keep_eps) if sampling.clipped else denoiser
 
