@@ -32,7 +32,7 @@ from sfumato.training import TrainState, losses_of, take_step
 
 DOCS = Path(__file__).parents[1] / "docs" / "recipes"
 MOST_STEPS = 20
-LARGE_FORWARD = 128  # from this side on a batch of one image, below of four
+LARGE = 64  # pixels a side from which the batch is one image; four below
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def task_for(name: str, source: str, codec: Path, folder: Path) -> Task:
     size = shape[1:] if isinstance(run.codec, Pixels) else (128, 128)
     data = load("digits" if shape[0] == 1 else source, size, limit=32)
     run = replace(run, data=replace(run.data, held_out=0, test=0, source=source))
-    run = replace(run, precision="fp32")
+    run = replace(run, precision="bf16")
     run = TASKS[Run].settled(run, data)
     parts = Parts(folder, card_of(data), splits_of(run.data, data).train, None, CPU, print)
     return task_of(run, parts)
@@ -86,7 +86,7 @@ def card_of(data: ImageData) -> DataCard:
 
 def fall(task: Task, seconds: float) -> dict[str, Any]:
     """Loss before and after, on the one batch that the steps between were trained on."""
-    rows = 1 if task.parts.card.size[0] >= LARGE_FORWARD else 4  # type: ignore[attr-defined]
+    rows = 1 if task.parts.card.size[0] >= LARGE else 4  # type: ignore[attr-defined]
     batch = {key: value[:rows] for key, value in task.batches()(0).items()}
     config = replace(
         task.run.train, steps=MOST_STEPS, seconds=None, images=None, epochs=None, warmup_steps=0

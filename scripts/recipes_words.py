@@ -53,7 +53,7 @@ SISTERS = {
     "unet2d_mnist": Sister((1, 28, 28), "unet2d_small"),
     "handmade_cifar10": Sister((3, 32, 32), "handmade_small"),
     "sd_unet": Sister((3, 64, 64), "sd_unet_small", "a GPU, and CelebA's faces"),
-    "dit_s_2": Sister((8, 16, 16), "latent_dit"),
+    "dit_s_2": Sister((16, 16, 16), "latent_dit"),
     "lucid_cifar10": Sister((3, 32, 32), "lucid_small"),
     "optimised_cifar10": Sister((3, 32, 32), "optimised_small"),
     "stl10": Sister((3, 96, 96), "high_resolution_small", "a GPU, and STL-10"),
@@ -83,12 +83,15 @@ def told(name: str) -> tuple[str, str, str]:
 
 def page(records: dict[str, dict[str, Any]]) -> str:
     """The whole page, from the records by recipe."""
+    if "latent_cost" in records and "latent_unet" in records:
+        records["latent_unet"]["cost"] = cost_words(records["latent_cost"])
     trained = {name: record for name, record in records.items() if "steps" in record}
     parts = [HEAD, overview(trained)]
     for source, title in TEXTS.items():
         names = [name for name in RECIPES if told(name)[0] == source and name in trained]
         if names:
             parts += [f"## {title}\n", *(section(name, trained[name]) for name in names)]
+    parts += [guidance(records["guidance"])] if "guidance" in records else []
     missing = [name for name in RECIPES if name not in trained]
     large = [name for name in missing if name in SISTERS]
     parts += [not_trained(large, records)] if large else []
@@ -132,6 +135,7 @@ def section(name: str, record: dict[str, Any]) -> str:
         f"({record['device']}, {record['precision']})",
         "held-out loss": f"{loss(record['held_out'])}, from {loss(record['held_out_at_start'])}",
         **record["numbers"],
+        "cost": record.get("cost", ""),
         "not as in the recipe": ", ".join(f"`{line}`" for line in record["changed"]),
     }
     if record["held_out"] is None:
@@ -143,6 +147,56 @@ def section(name: str, record: dict[str, Any]) -> str:
         f"### {name}\n\n{summary}\n\n```\n{command}\n```\n\n{listed}\n\n"
         f"{grid} {curves}\n\n{record['shown']}; beside them the losses.\n"
     )
+
+
+def cost_words(measured: dict[str, Any]) -> str:
+    """How much cheaper a step on latents is, as latent_cost.py measured it."""
+    pixels, fours = (
+        " and ".join(f"{measured[p][f'{name} / latents']:g} ({p})" for p in ("fp32", "bf16"))
+        for name in ("pixels", "pixels in fours")
+    )
+    return (
+        f"a training step of the same network on the pixels takes {pixels} times as long, one of "
+        f"[high_resolution_small](#high_resolution_small), which sees pixels in fours, {fours} "
+        f"times (`scripts/latent_cost.py`: steps in turn, medians, batch {measured['batch']}, "
+        f"threads {measured['threads']})"
+    )
+
+
+GUIDED = {
+    "classes": "Classifier-free guidance by classes: `sfumato sample digits --guidance SCALE`.",
+    "classifier": "A model without classes, guided by a classifier of noised images: `sfumato "
+    "sample digits_unlabelled --classifier noisy_classifier --classifier-scale SCALE`.",
+    "text": "Text, prompts that are nobody's caption in the set: `sfumato sample emoji_text "
+    '--guidance SCALE --prompt "a green heart" ...`.',
+}
+
+
+def guidance(judged: dict[str, Any]) -> str:
+    """The pictures of guidance_grids.py, and what a judge made of the digits."""
+    rows = [
+        "## Guidance at scales 1, 2 and 4\n",
+        "Scale 1 is the conditional model itself, 0 the unconditional one: D = D_null + scale "
+        "(D_cond - D_null). Ho and Salimans' w is scale - 1. A classifier's scale multiplies the "
+        "gradient of log p(class | x_t), so there 0 is no guidance. The same seeds at every scale, "
+        "from 0 on; nothing is picked (`scripts/guidance_grids.py`).\n",
+        "| scale | " + " | ".join(f"{scale}" for scale in judged["free"]) + " |",
+        "|---" * (1 + len(judged["free"])) + "|",
+    ]
+    for name, title in (("free", "classifier-free"), ("classifier", "by a classifier")):
+        cells = [f"{at['asked']:.1%}, distance {at['distance']:g}" for at in judged[name].values()]
+        rows.append(f"| {title} | {' | '.join(cells)} |")
+    rows.append(
+        f"\nOf {judged['images']} digits, those that a judge, trained on the clean training "
+        "images, takes for the class asked for, and their squared Frechet distance to the training "
+        "images in the judge's own features: more guidance, more certain digits, less like the "
+        "variety of the data.\n"
+    )
+    for name, words in GUIDED.items():
+        rows.append(
+            f'{words}\n\n<img src="pictures/guidance-{name}.webp" alt="guidance, {name}">\n'
+        )
+    return "\n".join(rows)
 
 
 def not_trained(names: list[str], records: dict[str, dict[str, Any]]) -> str:

@@ -36,7 +36,7 @@ def autoencoder_f4() -> AutoencoderRun:
 
 
 def autoencoder_f8() -> AutoencoderRun:
-    """A KL autoencoder that shrinks the sides eight times: 128 x 128 to 16 x 16 x 8.
+    """A KL autoencoder that shrinks the sides eight times: 128 x 128 to 16 x 16 x 16.
 
     Source: 003
     Command: sfumato train autoencoder_f8 --data FOLDER
@@ -45,7 +45,7 @@ def autoencoder_f8() -> AutoencoderRun:
         autoencoder_f4(),
         name="autoencoder_f8",
         recipe="autoencoder_f8",
-        network=AutoencoderConfig(latent_channels=8, widths=(64, 128), patch=4),
+        network=AutoencoderConfig(latent_channels=16, widths=(64, 128), patch=4),
     )
 
 
@@ -94,7 +94,7 @@ def latent_dit() -> Run:
 def dit_s_2() -> Run:
     """DiT-S/2 as its authors train it, on latents: linear betas, noise, a learned sigma.
 
-    32.5 M weights on latents of 8 channels; dit_size("B"), ("L") and ("XL") are the larger ones.
+    32.5 M weights on latents of 16 channels; dit_size("B"), ("L") and ("XL") are the larger ones.
 
     Source: 003
     Command: sfumato train dit_s_2 --data FOLDER codec.weights=AUTOENCODER
