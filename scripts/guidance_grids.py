@@ -4,7 +4,7 @@
 
 RUNS holds runs of the recipes digits, digits_unlabelled, noisy_classifier and emoji_text, each in
 a folder of its recipe's name. FOLDER is a judge of digits (`sfumato compare` leaves one in its
-folder): with it, docs/recipes/guidance.json says how many of --images digits are of the class that
+folder): with it, docs/measured/guidance.json says how many of --images digits are of the class that
 was asked for, and how far they are from the training images. Nothing is picked: seeds from 0.
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
             "classifier": judged_at(by_classifier, args.judge, args.images),
         }
         told = {"images": args.images, **judged}
-        path = DOCS / "recipes" / "guidance.json"
+        path = DOCS / "measured" / "guidance.json"
         path.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
         print(path.read_text("utf-8"))
 

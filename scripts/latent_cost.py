@@ -5,7 +5,7 @@
 latent_unet on the latents of the autoencoder in RUN, the same network on the pixels themselves,
 and high_resolution_small, the recipe that makes pixels at that size cheap by looking at them in
 fours. All at the images' own size, in batches of 8, fp32 and bf16, one step of each in turn, so
-that a busy machine slows all alike. Writes docs/recipes/latent_cost.json; recipes_page.py tells it.
+that a busy machine slows all alike. Writes docs/measured/latent_cost.json, for recipes_page.py.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
         precision: times(runs, args.data, precision, args.rounds) for precision in ("fp32", "bf16")
     }
     text = json.dumps({"threads": torch.get_num_threads(), "batch": BATCH, **told}, indent=1)
-    (DOCS / "latent_cost.json").write_text(text + "\n", "utf-8")
+    (DOCS.parent / "measured" / "latent_cost.json").write_text(text + "\n", "utf-8")
     print(text)
 
 

@@ -6,7 +6,8 @@
                                                         autoencoders to decode, and a credit.txt
     python scripts/recipes_page.py --sizes              sizes of the recipes that were not trained
 
-docs/recipes/NAME.json holds a recipe's numbers, NAME.webp its grid and NAME-loss.webp its curves.
+docs/recipes/NAME.json holds a recipe's numbers, NAME.webp its grid and NAME-loss.webp its curves;
+docs/measured what latent_cost.py and guidance_grids.py measured.
 Images that a run was trained on are never shown, but for those that come with sfumato.
 """
 
@@ -56,12 +57,14 @@ def main() -> None:
     if args.sizes:
         for name in SISTERS:
             write(args.docs, name, size_of(name), keep=True)
-    (args.docs / "recipes.md").write_text(page(read_all(args.docs)), "utf-8")
+    (args.docs / "recipes.md").write_text(
+        page(read_all(args.docs / "recipes"), read_all(args.docs / "measured")), "utf-8"
+    )
 
 
-def read_all(docs: Path) -> dict[str, dict[str, Any]]:
-    """Every recipe's record, by its name."""
-    files = sorted((docs / "recipes").glob("*.json"))
+def read_all(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every record of a folder, by its name."""
+    files = sorted(folder.glob("*.json"))
     return {path.stem: json.loads(path.read_text("utf-8")) for path in files}
 
 

@@ -81,17 +81,17 @@ def told(name: str) -> tuple[str, str, str]:
     return source, lines[0], command or f"sfumato train {name}"
 
 
-def page(records: dict[str, dict[str, Any]]) -> str:
-    """The whole page, from the records by recipe."""
-    if "latent_cost" in records and "latent_unet" in records:
-        records["latent_unet"]["cost"] = cost_words(records["latent_cost"])
+def page(records: dict[str, dict[str, Any]], measured: dict[str, dict[str, Any]]) -> str:
+    """The whole page, from the records by recipe, and what else was measured, by its name."""
+    if "latent_cost" in measured and "latent_unet" in records:
+        records["latent_unet"]["cost"] = cost_words(measured["latent_cost"])
     trained = {name: record for name, record in records.items() if "steps" in record}
     parts = [HEAD, overview(trained)]
     for source, title in TEXTS.items():
         names = [name for name in RECIPES if told(name)[0] == source and name in trained]
         if names:
             parts += [f"## {title}\n", *(section(name, trained[name]) for name in names)]
-    parts += [guidance(records["guidance"])] if "guidance" in records else []
+    parts += [guidance(measured["guidance"])] if "guidance" in measured else []
     missing = [name for name in RECIPES if name not in trained]
     large = [name for name in missing if name in SISTERS]
     parts += [not_trained(large, records)] if large else []

@@ -55,7 +55,9 @@ def finished(folder: Path, name: str = "tiny_mnist") -> Path:
 
 
 def test_the_page_is_that_of_its_records(script, words):
-    assert words.page(script.read_all(DOCS)) == (DOCS / "recipes.md").read_text("utf-8")
+    assert words.page(*map(script.read_all, (DOCS / "recipes", DOCS / "measured"))) == (
+        DOCS / "recipes.md"
+    ).read_text("utf-8")
 
 
 def test_every_recipe_is_on_the_page():
@@ -66,7 +68,7 @@ def test_every_recipe_is_on_the_page():
 
 
 def test_records_are_of_recipes_and_pictures_are_small(script):
-    for name, record in script.read_all(DOCS).items():
+    for name, record in script.read_all(DOCS / "recipes").items():
         assert name == record["recipe"]
         assert name in RECIPES
         if "steps" in record:
@@ -75,7 +77,7 @@ def test_records_are_of_recipes_and_pictures_are_small(script):
 
 
 def test_what_is_too_large_has_a_smaller_sister(script, words):
-    records = script.read_all(DOCS)
+    records = script.read_all(DOCS / "recipes")
     for name, sister in words.SISTERS.items():
         assert sister.name in set(RECIPES) - set(words.SISTERS)
         assert "weights" in records[name]
@@ -84,7 +86,7 @@ def test_what_is_too_large_has_a_smaller_sister(script, words):
 @pytest.mark.parametrize("name", ["handmade_cifar10", "lucid_cifar10", "dit_s_2"])
 def test_sizes_are_those_of_the_networks(script, name):
     """What --sizes would write is what is there."""
-    there = script.read_all(DOCS)[name]
+    there = script.read_all(DOCS / "recipes")[name]
     assert {key: there[key] for key in ("weights", "flops", "size")} == {
         key: value
         for key, value in script.size_of(name).items()
@@ -114,7 +116,7 @@ def test_a_record_is_what_the_folder_says_and_no_path(script, words, tmp_path):
         "numbers": {},
         "shown": "Samples: Ancestral, 300 steps, seeds from 0",
     }
-    text = words.page({"tiny_mnist": record})
+    text = words.page({"tiny_mnist": record}, {})
     assert "sfumato train tiny_mnist\n" in text
     assert "somebody" not in text
     for picture in ("tiny_mnist.webp", "tiny_mnist-loss.webp"):
