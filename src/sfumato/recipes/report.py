@@ -12,7 +12,7 @@ from ..objective import Denoising, DiscreteTimes, MinSNR
 from ..parameterization import PredictNoise, PredictV
 from ..solvers import DDIM
 from ..training import CosineDecay, TrainConfig
-from .tutorials import INDEX
+from .tutorials import FORGIVING, INDEX
 
 TABLE = (  # side up to, channels, multipliers: the report's, by resolution
     (32, 64, (1, 2, 4, 8)),
@@ -106,7 +106,12 @@ def optimised_small() -> Run:
     network = UNetConfig(channels=48, multipliers=(1, 2, 2), attention_at=(), patch=2)
     train = replace(run.train, epochs=None, seconds=1800, batch=64, lr=1.5e-3)
     return replace(
-        run, name="optimised_small", recipe="optimised_small", network=network, train=train
+        run,
+        name="optimised_small",
+        recipe="optimised_small",
+        network=network,
+        train=train,
+        sampling=replace(FORGIVING, guidance=1.5),
     )
 
 
@@ -175,4 +180,5 @@ def high_resolution_small() -> Run:
         recipe="high_resolution_small",
         network=network,
         train=train,
+        sampling=FORGIVING,
     )

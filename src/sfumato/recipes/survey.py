@@ -19,7 +19,7 @@ from ..solvers import Ancestral, Heun
 from ..text import TextConfig
 from ..training import TrainConfig
 from .digits import NETWORK, digits
-from .tutorials import INDEX
+from .tutorials import FORGIVING, INDEX
 
 
 def improved_ddpm() -> Run:
@@ -150,12 +150,12 @@ def sd_unet_small() -> Run:
         data=DataConfig(source="digits", held_out=500),
         network=SDUNetConfig(channels=32, multipliers=(1, 2, 2), blocks=1, groups=8),
         train=TrainConfig(seconds=900, batch=64, lr=1e-3),
-        sampling=SamplingConfig(Ancestral(), TrailingGrid(), steps=100, guidance=1.5, clipped=True),
+        sampling=replace(FORGIVING, guidance=1.5),
     )
 
 
 def dit_pixels() -> Run:
-    """A small DiT on pixels: patches of 4, eight blocks 192 wide, learned sigma, rectified times.
+    """A small DiT on pixels: patches of 4, eight blocks 192 wide, a learned sigma.
 
     Source: 003
     Command: sfumato train dit_pixels
