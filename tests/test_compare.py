@@ -273,3 +273,4 @@ def test_the_figure_shows_the_curves_and_the_samples_of_each_class():
     assert picked(labels, 10) == [0, 2, 4, 6, 1, 3, 5, 7]
     assert picked(None, 99) == list(range(25))
     assert picked([0, 1, 2], 3) == [0, 1, 2]
+    assert picked([1, 1, 1, 0, 0, 0, 0], 7) == [3, 4, 5, 6]  # the row of class 1 has a gap

@@ -16,6 +16,7 @@ from sfumato.judging import (
     train_judge,
 )
 from sfumato.storage import DamagedError
+from sfumato.training import take_step
 
 CPU = tiny.CPU
 
@@ -132,6 +133,20 @@ def test_the_same_seed_makes_the_same_judge_and_another_another(data, judge):
     looks = [one.look(data.images)[0] for one in (judge, again, other)]
     assert torch.equal(looks[0], looks[1])
     assert not torch.equal(looks[0], looks[2])
+
+
+def test_it_sees_by_the_average_of_its_weights(data, monkeypatch):
+    states = []
+
+    def noted(state, *rest):
+        states.append(state)
+        return take_step(state, *rest)
+
+    monkeypatch.setattr("sfumato.judging.take_step", noted)
+    eye = train_judge(data, CPU, seed=3, steps=3).eye.state_dict()
+    average, raw = (one.state_dict() for one in (states[-1].average, states[-1].model))
+    assert all(torch.equal(value, average[name]) for name, value in eye.items())
+    assert not torch.equal(eye["out.weight"], raw["out.weight"])
 
 
 def test_without_classes_it_is_not_trained_and_says_so(data):

@@ -265,6 +265,15 @@ def test_it_works_in_bf16():
 # Mistakes
 
 
+def test_the_survey_s_own_unet_has_three_levels_of_two_blocks():
+    """003:173: ch_mult (1, 2, 4) and num_res_blocks 2 are no six levels (1, 1, 2, 2, 4, 4)."""
+    with torch.device("meta"):
+        network = SDUNetConfig().build()
+    assert [len(level.block) for level in network.down] == [2, 2, 2]
+    assert [len(level.block) for level in network.up] == [3, 3, 3]
+    assert SDUNetConfig().widths == (64, 128, 256)
+
+
 def test_resolutions_become_factors_or_are_refused():
     assert attention_factors(32, (16,), 4) == (2,)
     assert attention_factors(256, (32, 16), 5) == (8, 16)

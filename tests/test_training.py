@@ -58,6 +58,7 @@ def test_what_previews_draw_does_not_change_the_training():
         def preview(self, state):
             torch.manual_seed(123)
             torch.randn(1000)
+            state.model.eval()  # as 001:373 and 002:360 leave it: no dropout from here on
 
     config = run()
     quiet = trained(config)[0]
@@ -185,6 +186,7 @@ def test_rates_of_the_schedules():
         [1, 1, 0.6, 0.2]
     )
     assert [CosineDecay()(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert [CosineDecay(0.1)(p) for p in (0, 0.5, 1, 2)] == pytest.approx([1, 0.55, 0.1, 0.1])
     config = TrainConfig(steps=100, lr=2.0, warmup_steps=4, decay=Constant())
     assert [config.lr_at(step, 0) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
 
