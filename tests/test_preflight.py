@@ -67,6 +67,32 @@ def test_the_memory_of_an_image_is_what_autograd_keeps_of_it(rows):
     assert found == 4 * (INPUTS + OUTPUTS)
 
 
+class Scaled(Linear):
+    """Two layers, and a constant that the backward pass keeps once for all images."""
+
+    def build(self):
+        return nn.Sequential(super().build(), nn.Linear(OUTPUTS, OUTPUTS, bias=False))
+
+    def loss(self, model, batch):
+        return (model(batch["x"]) * torch.full((OUTPUTS,), 2.0)).square().mean(1)
+
+
+@pytest.mark.parametrize(("rows", "once"), [(1, OUTPUTS), (2, 0), (12, 0)])
+def test_what_is_kept_once_is_not_of_an_image_and_weights_are_not_counted(rows, once):
+    """Both layers' inputs and what is squared; the second layer's weights are kept too."""
+    task = Scaled(linear(rows).train, rows)
+    found = bytes_an_image(task, task.build(), task.batches()(0))
+    assert found == 4 * (INPUTS + OUTPUTS + OUTPUTS + once)
+
+
+@pytest.mark.parametrize(("micro_batch", "seconds"), [(None, 2), (3, 5), (5, 3.4)])
+def test_a_step_takes_its_parts_times_and_one_of_the_optimizer(monkeypatch, micro_batch, seconds):
+    ticks = iter(range(100))  # each look at the clock is a second after the one before
+    monkeypatch.setattr("sfumato.preflight.perf_counter", lambda: next(ticks))
+    found = rehearse(linear(12, micro_batch=micro_batch)).step_seconds
+    assert found == pytest.approx(seconds)
+
+
 def test_a_batch_is_halved_until_it_fits():
     each, share = 1000.0, SHARE_OF_FREE / BESIDE_SAVED
     assert fitting(each, 64, None) == 64  # nobody tells how much is free
