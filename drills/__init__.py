@@ -1,0 +1,6 @@
+"""Reliability drills: what sfumato promises to survive, tried by doing it. python -m drills --help"""
+
+from . import checkpoints
+from .drill import Drill
+
+DRILLS: dict[str, Drill] = {**checkpoints.DRILLS}
