@@ -249,6 +249,18 @@ def test_a_new_prompt_is_what_it_would_be_in_the_table(encoder, new):
     assert found.captions == ("", "cab", new)
 
 
+def test_new_prompts_of_several_lengths_keep_their_own_tokens(encoder):
+    table, new = caption_table(["cab"], encoder), ["faced", "a", "bed"]
+    found = prompts_of(table, [*new, "cab"], lambda: encoder)
+    cond = found.cond(found.index)
+    for row, prompt in enumerate([*new, "cab"]):
+        tokens, mask = encoder.encode([prompt])
+        own = cond["tokens"][row, cond["mask"][row]]
+        torch.testing.assert_close(own, tokens[0].half().float(), atol=1e-3, rtol=0)
+        assert cond["mask"][row].sum() == mask.sum()
+        assert not cond["tokens"][row, ~cond["mask"][row]].any()
+
+
 def test_a_new_prompt_is_not_read_by_another_encoder(encoder):
     table = caption_table(["cab"], encoder)
     other = TextEncoder(encoder.bert, letters, 9, "other")
