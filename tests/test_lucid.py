@@ -220,9 +220,11 @@ def test_other_parameters_of_the_sigmoid_are_known_and_other_tables_refused():
 
 def test_sigmoid_signal_is_its_formula_and_a_weaker_input_is_more_noise():
     t = torch.tensor(0.3, dtype=torch.float64)
-    curve = [torch.sigmoid(torch.tensor(x, dtype=torch.float64)) for x in (-3.0, -1.2, 3.0)]
-    wanted = (curve[2] - curve[1]) / (curve[2] - curve[0])
-    torch.testing.assert_close(SigmoidSignal(1000).alpha(t) ** 2, wanted, rtol=1e-12, atol=0)
+    for start, tau in ((-3.0, 1.0), (-3.0, 0.3), (0.0, 0.7)):
+        points = torch.tensor([start, start + 0.3 * (3 - start), 3.0], dtype=torch.float64)
+        low, here, high = torch.sigmoid(points / tau)
+        found = SigmoidSignal(1000, start, 3.0, tau).alpha(t) ** 2
+        torch.testing.assert_close(found, (high - here) / (high - low), rtol=1e-9, atol=0)
     weak = ScaledInput(LinearBetas(), 0.25)
     torch.testing.assert_close(weak.ratio(t), 4 * LinearBetas().ratio(t))
     torch.testing.assert_close(weak.time_at(weak.log_snr(t)), t)
