@@ -43,6 +43,20 @@ class PaperHistory:
         return (1 - self.uniform) * size / size.sum() + self.uniform / n
 
 
+@pytest.mark.parametrize("steps", [7, 10, 1000])
+def test_what_is_drawn_at_the_ends_of_a_step_stays_in_it(steps):
+    """DiscreteTimes must train the step whose weight and history it gets."""
+    history = LossHistory(steps, 1)
+    history.add(torch.arange(steps), normal(steps).abs() + 0.1)
+    ends = history.probabilities(0.01).cumsum(0)
+    zero, one = torch.zeros(1).double(), torch.ones(1).double()
+    ends = torch.cat([zero, ends.clamp(max=1 - 1e-9)])
+    u = torch.cat([ends, torch.nextafter(ends, one), torch.nextafter(ends[1:], zero)])
+    place = history.place(u, 0.01)
+    assert torch.equal((place.u * steps).floor().long(), place.step)
+    assert ((place.u > 0) & (place.u < 1)).all()
+
+
 @pytest.mark.parametrize("uniform", [0.001, 0.2])
 def test_the_probabilities_are_those_of_the_papers_procedure(uniform):
     paper, history = PaperHistory(7, uniform), LossHistory(7, 10)

@@ -9,6 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sfumato.codec import Pixels
+from sfumato.conditions import Nothing
+from sfumato.config import SamplingConfig
+from sfumato.exact import GaussianMixture
+from sfumato.generation import Order, draw
 from sfumato.interop.autoencoders import kl_description
 from sfumato.latent_cache import encode_all
 from sfumato.latents import (
@@ -25,6 +29,7 @@ from sfumato.latents import (
 )
 from sfumato.networks.autoencoder import AutoencoderConfig
 from sfumato.networks.taesd import TAESDConfig
+from sfumato.process import Karras
 from sfumato.storage import DamagedError
 from tiny import CPU
 
@@ -114,12 +119,26 @@ def test_sizes_that_f_does_not_divide_are_padded_and_cropped_back():
     assert torch.equal(codec.decode(z, size=(7, 5)), whole[:, :, :7, :5])
 
 
+def test_images_drawn_through_a_codec_have_their_own_size():
+    """7 x 5 pixels are 4 x 3 latents of 2 x 2; what was padded is not drawn."""
+    denoiser = GaussianMixture(Karras(), torch.zeros(1, 2, 4, 3), 0.5)
+    order = Order([0, 1, 2], None, (3, 7, 5))
+    drawn = draw(denoiser, order, SamplingConfig(steps=2), Nothing(), CPU, codec=halves())
+    assert drawn.shape == (3, 3, 7, 5)
+
+
 def test_measured_moments_make_zero_mean_and_unit_variance():
     images = pictures(40)
     means, stds = measure(Halves(), images)
     z = halves(means, stds).encode(images)
     assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(2), atol=1e-6)
     assert torch.allclose(z.var((0, 2, 3), unbiased=False), torch.ones(2), atol=1e-5)
+
+
+def test_moments_are_measured_all_over_a_data_set_that_is_sorted(monkeypatch):
+    monkeypatch.setattr("sfumato.latents.MEASURED", 5)
+    images = pictures(40).sort(0).values  # dark ones first
+    assert measure(Halves(), images) == measure(Halves(), images[::8])
 
 
 def test_a_channel_that_carries_nothing_is_named():
