@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sfumato.data import Tolerance, UnreadableWarning, load
+
 
 def png(value=0, size=(4, 4), mode="L"):
     stream = io.BytesIO()
@@ -53,6 +55,12 @@ def as_tar_gz(path, files):
 
 
 KINDS = pytest.mark.parametrize("make", [as_folder, as_zip, as_tar, as_tar_gz])
+
+
+def load_broken(path, **options):
+    """A set of which any share may be broken, and some of it is."""
+    with pytest.warns(UnreadableWarning):
+        return load(path, tolerance=Tolerance(most=1), **options)
 
 
 def values(data):

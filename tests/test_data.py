@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from packing import KINDS, as_folder, as_tar, as_tar_gz, as_zip, fruit, png, values
+from packing import KINDS, as_folder, as_tar, as_tar_gz, as_zip, fruit, load_broken, png, values
 from sfumato.data import containers, find, load, sizes
 
 # --- image files --------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_broken_files_are_named_and_left_out(tmp_path, make):
         "pear/2.png": b"",
         "plum/1.png": b"GIF89a",
     }
-    data = load(make(tmp_path / "x", fruit(**bad)))
+    data = load_broken(make(tmp_path / "x", fruit(**bad)))
     assert values(data) == [10, 11, 12, 20]
     assert data.labels.tolist() == [0, 0, 0, 1]
     assert data.class_names == ("apple", "pear", "plum")  # numbers do not hang on what is broken
@@ -148,10 +148,12 @@ def test_damaged_and_oversized_archives(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("a.png", png(1))
         archive.writestr("b.png", png(2), zipfile.ZIP_LZMA)
-    assert load(tmp_path / "b.zip").skipped == (("b.png", "a zip compression other than deflate"),)
+    assert load_broken(tmp_path / "b.zip").skipped == (
+        ("b.png", "a zip compression other than deflate"),
+    )
     monkeypatch.setattr(containers, "MAX_MEMBER", 100)
     for make in (as_tar, as_zip):
-        data = load(make(tmp_path / "y", {"a.png": stream.getvalue(), "b.png": png()}))
+        data = load_broken(make(tmp_path / "y", {"a.png": stream.getvalue(), "b.png": png()}))
         assert [path for path, _ in data.skipped] == ["a.png"]
     monkeypatch.setattr(containers, "MAX_TAR", 1000)
     with pytest.raises(ValueError, match="unpacks to more than"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data import images
+from sfumato.data import images, limits
 from sfumato.data.images import READ_ERRORS, centre, cover, decode, probe, reason
 
 TURNED = {  # EXIF's meaning: what undoes the camera's turn, on an array of rows
@@ -309,7 +309,7 @@ def test_broken_files_give_their_reason(name):
 
 
 def test_the_pixel_limit_is_checked_before_decoding(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 100)
     assert decode(encoded(Image.new("L", (10, 10)))).pixels.shape == (10, 10)
     data = encoded(Image.new("L", (101, 1)))
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))

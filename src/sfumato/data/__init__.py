@@ -4,6 +4,8 @@ from sfumato.data.batches import batch_indices as batch_indices
 from sfumato.data.batches import flip as flip
 from sfumato.data.batches import flip_mask as flip_mask
 from sfumato.data.batches import generator_at as generator_at
+from sfumato.data.quarantine import Tolerance as Tolerance
+from sfumato.data.quarantine import UnreadableWarning as UnreadableWarning
 from sfumato.data.record import ImageData as ImageData
 from sfumato.data.record import fingerprint as fingerprint
 from sfumato.data.record import split as split

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.images import Pixels
+from sfumato.data.unpacking import check_ratio
 
 CHANNELS = (1, 3, 4)
 MAX_CLASSES = 32_768  # a higher label is taken for an identifier, and the labels are renumbered
@@ -41,6 +42,9 @@ def read(path: Path, split: str) -> Arrays:
         if start != b"\x93NUMPY" and not start.startswith(b"PK"):
             raise ValueError(f"{path} begins with {start.hex() or 'nothing'}: it is no numpy file.")
         file.seek(0)
+        if start.startswith(b"PK"):
+            _loaded(lambda: _check_ratios(file), str(path))
+            file.seek(0)
         found = _loaded(lambda: np.load(file, allow_pickle=False), str(path))
         if isinstance(found, np.ndarray):
             if split != "train":
@@ -57,6 +61,12 @@ def _loaded(read: Callable[[], Any], what: str) -> Any:
             f"{what} cannot be read ({error}): it is damaged, or holds Python objects, which are "
             "not read. Fetch it anew, or save plain uint8 arrays."
         ) from error
+
+
+def _check_ratios(file: IO[bytes]) -> None:
+    """Raise ValueError for an .npz whose arrays are packed as bombs are."""
+    for member in zipfile.ZipFile(file).infolist():
+        check_ratio(member.file_size, member.compress_size)
 
 
 def _read_npz(found: Any, path: Path, split: str) -> Arrays:

@@ -19,6 +19,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
+from sfumato.data.unpacking import check_ratio, read_packed
+
 Skipped = tuple[tuple[str, str], ...]
 
 MAX_MEMBER = 512 * 2**20  # bytes of one member, unpacked
@@ -108,7 +110,12 @@ def _folder(root: Path) -> Container:
             found.append((name, path))
         elif not _hidden(name):
             unread.append((plain_name(name), "a link to nothing, or no regular file"))
-    return _listed(root, found, Path.read_bytes, tuple(unread))
+    return _listed(root, found, _read_file, tuple(unread))
+
+
+def _read_file(path: Path) -> bytes:
+    _check_size(path.stat().st_size)
+    return path.read_bytes()
 
 
 def _walk(root: Path, unread: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -137,6 +144,7 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Container:
 
     def read(member: zipfile.ZipInfo) -> bytes:
         _check_size(member.file_size)
+        check_ratio(member.file_size, member.compress_size)
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("a zip compression other than deflate")  # not in every Python
         with lock:
@@ -158,8 +166,11 @@ def _tar(path: Path, archive: tarfile.TarFile) -> Container:
 
     members = archive.getmembers()
     links = [m.name for m in members if m.issym() or m.islnk()]
-    unread = tuple((plain_name(name), "a link inside an archive") for name in links)
-    return _listed(path, [(m.name, m) for m in members if m.isreg()], read, unread)
+    holes = [m.name for m in members if m.issparse()]
+    unread = [(plain_name(name), "a link inside an archive") for name in links]
+    unread += [(plain_name(name), "a sparse file inside an archive") for name in holes]
+    found = [(m.name, m) for m in members if m.isreg() and not m.issparse()]
+    return _listed(path, found, read, tuple(unread))
 
 
 def _unpacked(path: Path, stack: ExitStack) -> IO[bytes]:
@@ -168,8 +179,11 @@ def _unpacked(path: Path, stack: ExitStack) -> IO[bytes]:
         packed = file.read(2) == b"\x1f\x8b"
     if not packed:
         return stack.enter_context(path.open("rb"))
-    with gzip.open(path) as archive:
-        contents = archive.read(MAX_TAR + 1)
+    with path.open("rb") as raw, gzip.open(raw) as archive:
+        try:
+            contents = read_packed(archive, raw, MAX_TAR + 1)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}.") from error
     if len(contents) > MAX_TAR:
         raise ValueError(
             f"{path} unpacks to more than {MAX_TAR / 2**30:g} GiB. Decompress it to a plain .tar "
@@ -180,4 +194,4 @@ def _unpacked(path: Path, stack: ExitStack) -> IO[bytes]:
 
 def _check_size(size: int) -> None:
     if size > MAX_MEMBER:
-        raise ValueError(f"{size:,} bytes, over the limit of {MAX_MEMBER:,} for one member")
+        raise ValueError(f"{size:,} bytes, over the limit of {MAX_MEMBER:,} for one file")

@@ -169,10 +169,14 @@ def _run(work: Callable[[int], T], chunk: range) -> list[T]:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """No Pillow warnings on single files: each either decodes or is reported by name."""
+    """No Pillow warnings on single files: each either decodes or is reported by name.
+
+    A warning of too many pixels is an error; the others tell of metadata, and the pixels are there.
+    """
     Image.init()  # here, before threads ask for it
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 

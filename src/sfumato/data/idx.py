@@ -19,6 +19,7 @@ import numpy as np
 from sfumato.data.arrays import Arrays, index_labels
 from sfumato.data.containers import MAX_MEMBER, Container
 from sfumato.data.images import Pixels
+from sfumato.data.unpacking import read_packed
 
 DIGITS = tuple("0123456789")
 GARMENTS = (
@@ -84,19 +85,20 @@ def _plain(container: Container, name: str) -> bytes:
     if not contents.startswith(b"\x1f\x8b"):
         return contents
     try:
-        with gzip.open(BytesIO(contents)) as packed:
-            return _announced(packed)
+        with BytesIO(contents) as raw, gzip.open(raw) as packed:
+            return _announced(packed, raw)
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{name} in {container.where} is damaged: {error}.") from error
 
 
-def _announced(stream: gzip.GzipFile) -> bytes:
+def _announced(stream: gzip.GzipFile, raw: BytesIO) -> bytes:
     start = stream.read(4)
     sizes = stream.read(4 * start[3]) if len(start) == 4 else b""
     count = 1
     for (size,) in struct.iter_unpack(">I", sizes[: len(sizes) // 4 * 4]):
         count *= size
-    return start + sizes + stream.read(min(count, MAX_MEMBER) + 1)  # 1: to see too long a file
+    most = min(count, MAX_MEMBER) + 1  # 1: to see too long a file
+    return start + sizes + read_packed(stream, raw, most)
 
 
 def _numbers(contents: bytes, dimensions: int, name: str) -> Pixels:

@@ -4,11 +4,14 @@
 
 What each kind becomes:
     palette, CMYK, YCbCr    RGB; a palette of greys counts as grey
+    CIELAB                  sRGB, see `colour`
     opacity of any kind     laid on white, unless 4 channels are asked for
     16-bit                  round(value / 257): the whole range, where Pillow would clip at 255
     32-bit integer, float   see `_wide` and `_real`; a range that leaves no doubt, or refused
     1-bit                   0 and 255
     animated                the first frame
+
+Colour profiles (ICC) are not applied: the numbers in the file are taken for sRGB.
 
 Sizes are (height, width) throughout; Pillow's own are (width, height).
 """
@@ -26,10 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from sfumato.data.colour import lab_to_rgb
+from sfumato.data.limits import check, without_text
+
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
-
-MAX_PIXELS = 64_000_000  # by the header, before any pixel is decoded: 256 MB as RGBA
 
 # A closed list: Pillow's others include ones that start an outside program (EPS) and ones
 # without a signature, which take any text for an image (TGA).
@@ -58,6 +62,7 @@ READ_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # an error while a set is decoded
 )
 
 _ORIENTATION = 0x0112  # EXIF and TIFF
@@ -181,14 +186,10 @@ def grey_if_grey(pixels: Pixels) -> Pixels:
 def _opened(data: bytes) -> Iterator[Image.Image]:
     if not data:
         raise ValueError("the file is empty")
+    Image.init()  # Pillow knows no format before; it does this once
     known = tuple(name for name in FORMATS if name in Image.OPEN)
-    with Image.open(BytesIO(data), formats=known) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"{width} x {height} is {width * height / 1e6:.0f} megapixels, "
-                f"over the limit of {MAX_PIXELS // 1_000_000}"
-            )
+    with Image.open(BytesIO(without_text(data)), formats=known) as image:
+        check(image, data)
         yield image
 
 
@@ -219,6 +220,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         return _wide(image)
     if image.mode == "F":
         return _real(image)
+    if image.mode == "LAB":
+        return Image.fromarray(lab_to_rgb(np.asarray(image)))
     return image
 
 

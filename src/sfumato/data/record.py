@@ -28,6 +28,8 @@ class ImageData:
     skipped: tuple[tuple[str, str], ...] = ()  # (path, reason) of each file left out
     notes: tuple[str, ...] = ()  # whole sentences on what was decided for the caller
     captions: tuple[str, ...] | None = None  # one an image, "" where it has none
+    names: tuple[str, ...] | None = None  # of the files that the images were, one an image
+    unreadable: tuple[tuple[str, str], ...] = ()  # those of `skipped` that are broken images
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -41,6 +43,10 @@ class ImageData:
             raise ValueError(
                 f"{len(self.captions):,} captions for {len(self.images):,} images: give one for "
                 'each, "" where there is none.'
+            )
+        if self.names is not None and len(self.names) != len(self.images):
+            raise ValueError(
+                f"{len(self.names):,} names for {len(self.images):,} images: give one for each."
             )
 
     def __len__(self) -> int:
@@ -127,11 +133,14 @@ def spread(count: int, wanted: int, labels: Tensor | None = None) -> Tensor:
 
 
 def subset(data: ImageData, indices: Tensor) -> ImageData:
-    """The images at `indices` (int64, any order), with their labels and captions."""
+    """The images at `indices` (int64, any order), with their labels, captions and names."""
     labels = None if data.labels is None else data.labels[indices]
-    texts = data.captions
-    captions = None if texts is None else tuple(texts[i] for i in indices.tolist())
-    return replace(data, images=data.images[indices], labels=labels, captions=captions)
+    captions, names = (_at(words, indices) for words in (data.captions, data.names))
+    return replace(data, images=data.images[indices], labels=labels, captions=captions, names=names)
+
+
+def _at(words: tuple[str, ...] | None, indices: Tensor) -> tuple[str, ...] | None:
+    return None if words is None else tuple(words[i] for i in indices.tolist())
 
 
 def split(data: ImageData, held_out: int) -> tuple[ImageData, ImageData]:

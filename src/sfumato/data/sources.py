@@ -17,6 +17,7 @@ from sfumato.data.arrays import CHANNELS, Arrays
 from sfumato.data.containers import Container, open_container
 from sfumato.data.decoding import Progress, decode_all, fit_all
 from sfumato.data.images import Size
+from sfumato.data.quarantine import USUAL, Tolerance, judge
 from sfumato.data.record import ImageData, spread, subset
 from sfumato.data.sizes import enlarged_note
 from sfumato.data.trees import Listing, list_images, take
@@ -61,6 +62,7 @@ def load(
     progress: Progress | None = None,
     *,
     split: str = "train",
+    tolerance: Tolerance = USUAL,
 ) -> ImageData:
     """The images of a built-in name or a path, decoded to uint8.
 
@@ -74,10 +76,12 @@ def load(
     labels: False leaves them out.
     progress: called with (done, of how many) files now and then, from this thread.
     split: "train" or "test", where there are both; of STL-10 also "unlabeled".
+    tolerance: the share of image files that may be unreadable. They are left out, with a warning.
 
-    Raises ValueError, saying what was found, for whatever is not such a source.
+    Raises ValueError, saying what was found, for whatever is not such a source, and where more
+    images than tolerated cannot be read.
     """
-    wanted = _Wanted(_shape(size), channels, limit, labels, progress, split)
+    wanted = _Wanted(_shape(size), channels, limit, labels, progress, split, tolerance)
     if _spelt(source) == "digits":
         return _from_arrays(_digits(split), builtin.ORIGIN, wanted)
     path = find(source)
@@ -101,6 +105,7 @@ class _Wanted:
     labels: bool
     progress: Progress | None
     split: str
+    tolerance: Tolerance
 
     def __post_init__(self) -> None:
         if self.channels not in (None, *CHANNELS):
@@ -237,6 +242,7 @@ def _from_files(container: Container, listing: Listing, name: str, wanted: _Want
         labels = None if listing.labels is None else torch.from_numpy(listing.labels)
         listing = take(listing, spread(len(listing.names), wanted.limit, labels).numpy())
     batch = decode_all(container, listing.names, wanted.size, wanted.channels, wanted.progress)
+    judge(batch.skipped, len(listing.names), container.where, wanted.tolerance)
     kept = take(listing, batch.kept)
     return ImageData(
         images=torch.from_numpy(batch.images),
@@ -247,4 +253,6 @@ def _from_files(container: Container, listing: Listing, name: str, wanted: _Want
         skipped=(*listing.skipped, *batch.skipped),
         notes=(*listing.notes, *batch.notes),
         captions=kept.captions,
+        names=kept.names,
+        unreadable=batch.skipped,
     )

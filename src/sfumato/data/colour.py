@@ -1,0 +1,30 @@
+"""CIELAB, as TIFF files hold it, to sRGB."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+# CIE 15: the inverse of L* a* b*. Matrix of XYZ under D50 to linear sRGB, by Bradford, and the
+# white of D50: Lindbloom's tables (from memory); test_images holds them to littlecms.
+_WHITE = np.array([0.9642, 1.0, 0.8249])
+_TO_RGB = np.array(
+    [
+        [3.1338561, -1.6168667, -0.4906146],
+        [-0.9787684, 1.9161415, 0.0334540],
+        [0.0719453, -0.2289914, 1.4052427],
+    ]
+)
+_KNEE = 6 / 29
+
+
+def lab_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) of L* times 2.55, a* + 128 and b* + 128 to (H, W, 3) sRGB; what no screen can
+    show is clipped."""
+    lab = pixels.astype(np.float64)
+    lightness = (lab[..., 0] * (100 / 255) + 16) / 116
+    axes = (lab[..., 1] - 128) / 500, 0.0, -(lab[..., 2] - 128) / 200
+    roots = np.stack([lightness + shift for shift in axes], axis=-1)
+    xyz = _WHITE * np.where(roots > _KNEE, roots**3, 3 * _KNEE**2 * (roots - 4 / 29))
+    linear = np.clip(xyz @ _TO_RGB.T, 0, 1)
+    curved = 1.055 * linear ** (1 / 2.4) - 0.055  # IEC 61966-2-1
+    values = np.where(linear > 0.0031308, curved, 12.92 * linear)
+    return np.floor(values * 255 + 0.5).astype(np.uint8)
