@@ -17,6 +17,7 @@ from sfumato.reconstruction import (
     edges,
     held_out_batch,
     loss_of,
+    patches,
     psnr,
     reconstruct,
 )
@@ -39,6 +40,30 @@ class Stub:
     def decode(self, z):
         """Twice the sides, nearest neighbours, one channel."""
         return z.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def test_patches_are_the_means_of_differences_over_them():
+    """A colour that is 0.5 off is 0.5 at every size; what has no mean in any patch is nothing."""
+    x = torch.zeros(2, 3, 16, 16)
+    off = x.clone()
+    off[1] += 0.5
+    assert patches(off, x).tolist() == [0.0, 0.5]
+    stripes = torch.tensor([1.0, -1.0]).repeat(8)[None, None, None].expand(2, 3, 16, 16)
+    assert patches(x + stripes, x).tolist() == [0.0, 0.0]
+    one = x.clone()
+    one[0, 0, 3, 5] = 1.0  # a pixel of 768 weighs the same whatever the patch
+    assert patches(one, x)[0].item() == pytest.approx(1 / 768)
+
+
+def test_patches_at_the_border_are_means_of_what_is_there():
+    a, b = torch.full((1, 1, 5, 5), 0.25), torch.zeros(1, 1, 5, 5)
+    assert patches(a, b).item() == pytest.approx(0.25)
+
+
+def test_the_coarse_term_is_weighed_and_added():
+    a, b = torch.full((1, 3, 16, 16), 0.5), torch.zeros(1, 3, 16, 16)
+    assert replace(NOTHING, coarse=2.0).distance(a, b).item() == pytest.approx(1.0)
+    assert NOTHING.distance(a, b).item() == 0.0
 
 
 def latents(mean, log_var):

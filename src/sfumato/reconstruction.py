@@ -1,6 +1,6 @@
 """Training an autoencoder: what a reconstruction should be like. Knows nothing of diffusion.
 
-    loss = l1 mean|x' - x| + gradient edges(x', x) + kl KL / (C H W)
+    loss = l1 mean|x' - x| + gradient edges(x', x) + coarse patches(x', x) + kl KL / (C H W)
          + equivariance (l1 mean|D(z/2) - x/2| + gradient edges(D(z/2), x/2))
 
 x' = D(z), z drawn from the encoder's N(mean, exp(log_var)); z/2 and x/2 at half their sides.
@@ -43,6 +43,9 @@ class ReconstructionLoss:
     """(model, x, eps) -> (B,): x (B, C, H, W) in [-1, 1], eps standard normal like the latents.
 
     l1, gradient, kl: weights of the three terms. The gradient's is of the mean over `scales`.
+    coarse: weight of the differences between means over patches. Where a latent is small, rare
+        colours stay pale without it: the sign of a pixel's difference, all that l1 follows,
+        is that of the fine detail which is lost anyway.
     scales: resolutions at which edges are compared, each half the one before.
     equivariance: weight of the same loss for halved latents against halved images: Skorokhodov et
         al. (2025), "Improving the Diffusability of Autoencoders", who find that it makes latents
@@ -53,10 +56,11 @@ class ReconstructionLoss:
     gradient: float = 1.0
     scales: int = 3
     kl: float = 1e-6
+    coarse: float = 0.0
     equivariance: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("l1", "gradient", "kl", "equivariance"):
+        for name in ("l1", "gradient", "kl", "coarse", "equivariance"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}: a weight is 0 or more")
         if self.scales < 1:
@@ -71,7 +75,8 @@ class ReconstructionLoss:
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """(B, C, H, W) twice to (B,)."""
-        return self.l1 * (a - b).abs().mean((1, 2, 3)) + self.gradient * edges(a, b, self.scales)
+        loss = self.l1 * (a - b).abs().mean((1, 2, 3)) + self.gradient * edges(a, b, self.scales)
+        return loss + self.coarse * patches(a, b) if self.coarse else loss
 
     def half_size(
         self, model: Coder, x: Tensor, mean: Tensor, log_var: Tensor, eps: Tensor
@@ -97,6 +102,18 @@ def divergence(mean: Tensor, log_var: Tensor) -> Tensor:
     (mean^2 + var - 1 - log var) / 2: Kingma and Welling (2014), appendix B.
     """
     return (mean.square() + log_var.exp() - 1 - log_var).flatten(1).sum(1) / 2
+
+
+PATCHES = (4, 8, 16)  # pixels a side
+
+
+def patches(a: Tensor, b: Tensor) -> Tensor:
+    """How much the means over patches differ, (B, C, H, W) twice to (B,).
+
+    The mean over PATCHES of mean|P(a - b)|; a patch that the border cuts is the mean of its part.
+    """
+    means = (F.avg_pool2d(a - b, side, ceil_mode=True) for side in PATCHES)
+    return sum((mean.abs().mean((1, 2, 3)) for mean in means), a.new_zeros(())) / len(PATCHES)
 
 
 def edges(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:

@@ -45,6 +45,7 @@ def autoencoder_f8() -> AutoencoderRun:
         autoencoder_f4(),
         name="autoencoder_f8",
         recipe="autoencoder_f8",
+        objective=ReconstructionLoss(coarse=2.0),
         network=AutoencoderConfig(latent_channels=16, widths=(64, 128), patch=4),
     )
 
