@@ -1,4 +1,4 @@
-"""Reliability drills: what sfumato promises to survive, tried by doing it. python -m drills --help"""
+"""Reliability drills: what sfumato promises to survive, tried. python -m drills --help"""
 
 from . import checkpoints
 from .drill import Drill

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfumato.assembly import build, loss_of, settle
+from sfumato.assembly import build, loss_of, settle, splits_of
 from sfumato.codec import Pixels
 from sfumato.conditions import Labels, Nothing
 from sfumato.config import SamplingConfig
@@ -55,12 +55,27 @@ def test_the_cpu_can_always_be_asked_for():
 
 def test_a_run_learns_channels_classes_and_deviation_from_its_data():
     recipe = replace(RECIPES["digits"](), parameterization=EDMPreconditioning(sigma_data=0.0))
+    recipe = replace(recipe, data=replace(recipe.data, held_out=0))
     settled = settle(recipe, images(classes=3))
     assert settled.network.in_channels == settled.network.out_channels == 1
     assert settled.network.classes == 3
     measured = Pixels().encode(images().images).std().item()
     assert settled.parameterization.sigma_data == pytest.approx(measured, abs=1e-3)
     assert settle(replace(recipe, learned_variance=True), images()).network.out_channels == 2
+
+
+def test_what_is_held_out_is_not_looked_at_to_settle_a_run():
+    data = images()
+    recipe = replace(RECIPES["digits"](), parameterization=EDMPreconditioning(sigma_data=0.0))
+    recipe = replace(recipe, data=replace(recipe.data, held_out=3, test=7))
+    train = splits_of(recipe.data, data).train
+    sigma = settle(recipe, data).parameterization.sigma_data
+    assert sigma == pytest.approx(Pixels().encode(train.images).std().item(), abs=1e-3)
+    seen = {image.numpy().tobytes() for image in train.images}
+    unseen = torch.tensor([image.numpy().tobytes() not in seen for image in data.images])
+    assert unseen.sum() == 10
+    brighter = torch.where(unseen[:, None, None, None], 255, data.images)
+    assert settle(recipe, replace(data, images=brighter)).parameterization.sigma_data == sigma
 
 
 def test_weights_depend_on_the_seed_alone():

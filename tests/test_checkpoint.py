@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
-from sfumato import checkpoint, storage
+from sfumato import checkpoint, disk, storage
 from sfumato.training import train
 from tiny import Hooks, parts, run, same
 
@@ -129,9 +130,10 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         path.write_bytes(content)
 
-    monkeypatch.setattr(storage, "write_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(disk, "write", full)
+    with pytest.raises(OSError, match=r"could not write .*a: No space left") as caught:
         storage.commit_folder(tmp_path / "a", {"x": b"1", "y": b"2", "z": b"3"})
+    assert caught.value.errno == 28
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,6 +142,22 @@ def test_a_committed_folder_is_never_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="never overwritten"):
         storage.commit_folder(tmp_path / "a", {"x": b"2"})
     assert storage.read_folder(tmp_path / "a") == {"x": b"1"}
+
+
+def test_no_room_is_known_before_a_byte_is_written(tmp_path, monkeypatch):
+    few = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: few)
+    with pytest.raises(OSError, match=r"3,\d\d\d bytes are to be written and 100 are free"):
+        storage.commit_folder(tmp_path / "a", {"x": b"1" * 3000})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("manifest", ['["x"]', '{"x": 1}', '{"../x": "0"}', '{"..": "0"}', "3"])
+def test_a_manifest_of_another_form_is_damage(tmp_path, manifest):
+    storage.commit_folder(tmp_path / "a", {"x": b"1"})
+    (tmp_path / "a" / storage.MANIFEST).write_text(manifest)
+    with pytest.raises(storage.DamagedError, match=r"manifest.json (names|is not)"):
+        storage.read_folder(tmp_path / "a")
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):

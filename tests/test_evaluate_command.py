@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from sfumato.arguments import UsageError
 from sfumato.assembly import splits_of
 from sfumato.checkpoint import write_best
 from sfumato.commands import measures
+from sfumato.commands.evaluate import check_flow
 from sfumato.config import loads
 from sfumato.console import Reporter
 from sfumato.data import fingerprint, load, spread, subset
@@ -20,6 +22,7 @@ from sfumato.evaluation import flow_bits, variational_bits
 from sfumato.folder import read_card, read_metrics, write_card
 from sfumato.latents import AutoencoderCodec
 from sfumato.loading import load_run
+from sfumato.noising import ScaledInput
 from sfumato.objective import Denoising, DiscreteTimes
 from sfumato.parameterization import PredictNoise
 from sfumato.pictures import read_settings
@@ -167,6 +170,12 @@ def test_bits_given_captions_are_those_of_their_tokens(evaluate, root, monkeypat
     wanted = loaded.conditions.asked(None, splits.held_out.captions)
     assert len(set(splits.held_out.captions)) > 2
     assert all(torch.equal(given[0][name], wanted[name]) for name in ("tokens", "mask"))
+
+
+def test_no_flow_of_discrete_steps_under_weaker_data_either():
+    run = replace(RECIPES["digits_ddpm"](), process=ScaledInput(LinearBetas(steps=9)))
+    with pytest.raises(UsageError, match="at its 9 steps only"):
+        check_flow(run)
 
 
 def test_flow_bits_are_those_of_the_unclipped_denoiser(evaluate, root, monkeypatch):

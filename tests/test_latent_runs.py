@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.assembly import LatentExamples, PixelExamples, examples_of
+from sfumato.assembly import LatentExamples, PixelExamples, examples_of, splits_of
 from sfumato.data import load
 from sfumato.folder import read_metrics
 from sfumato.latents import AutoencoderCodec, read_codec
@@ -85,14 +85,14 @@ def test_mirrored_latents_are_those_of_mirror_images(settled, monkeypatch, tmp_p
     monkeypatch.setenv("SFUMATO_HOME", str(tmp_path))
     run, data, codec = settled
     assert run.data.flip
-    examples = examples_of(run, data, codec, CPU, print)
+    examples = examples_of(run, data, codec, CPU, print, flips=run.data.flip)
     index, mirrored = torch.tensor([5, 5, 2]), torch.tensor([False, True, True])
     found = examples.rows(index, mirrored)["x0"]
     images = data.images[index]
     images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     torch.testing.assert_close(found, codec.encode(images), rtol=2e-3, atol=2e-3)
     assert (found[1] - found[0].flip(-1)).abs().max() > 0.05
-    plain = examples_of(replace(run, data=replace(run.data, flip=False)), data, codec, CPU, print)
+    plain = examples_of(run, data, codec, CPU, print, flips=False)
     assert plain.latents.shape[0] == 1
     assert examples.latents.shape == (2, 24, 4, 4, 4)
     assert torch.equal(plain.rows(index, None)["x0"], examples.rows(index, None)["x0"])
@@ -103,10 +103,10 @@ def test_latents_are_written_once_and_read_after(settled, monkeypatch, tmp_path)
     run, data, codec = settled
     said = []
     for _ in range(2):
-        examples_of(run, data, codec, CPU, said.append)
+        examples_of(run, data, codec, CPU, said.append, flips=True)
     assert len(list((tmp_path / "latents").iterdir())) == 1
     monkeypatch.setattr(type(codec), "encode", None)  # is not asked again
-    examples_of(run, data, codec, CPU, said.append)
+    examples_of(run, data, codec, CPU, said.append, flips=True)
 
 
 def test_pixels_are_mirrored_where_asked():
@@ -124,7 +124,7 @@ def test_a_run_on_latents_knows_channels_and_deviation_from_its_codec(settled):
     assert (run.network.in_channels, run.network.out_channels) == (4, 4)
     assert run.parameterization.sigma_data == 1.0
     assert codec.shape((3, 16, 16)) == (4, 4, 4)
-    latents = codec.encode(data.images)
+    latents = codec.encode(splits_of(run.data, data).train.images)
     assert latents.mean((0, 2, 3)).abs().max() < 1e-4
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), rtol=0.01, atol=0.0)
 

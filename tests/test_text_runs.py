@@ -10,7 +10,7 @@ from safetensors.torch import load as tensors_of
 
 from sfumato.data import load
 from sfumato.folder import read_metrics
-from sfumato.loading import load_run
+from sfumato.loading import guided, load_run
 from sfumato.pictures import read_settings
 from sfumato.recipes import RECIPES
 from sfumato.text import load_table
@@ -27,6 +27,7 @@ def root(tmp_path_factory):
         run = small(RECIPES["emoji_text"](), previews=1, lr=0.05)
         settings = replace(run.data, source=str(folder / "pictures"), test=4)
         train_in(folder / "run", replace(run, data=settings), data)
+        train_in(folder / "classifier", small(RECIPES["noisy_classifier"]()), data)
     return folder
 
 
@@ -52,6 +53,12 @@ def test_captions_of_the_test_part_alone_are_read_for_the_test(tmp_path, monkeyp
     folder = train_in(tmp_path / "run", replace(run, data=replace(run.data, test=4)), each)
     assert len(load_table(folder).captions) == 1 + 20  # the empty one and those not of the test
     assert len([row for row in read_metrics(folder) if row["kind"] == "test"]) == 1
+
+
+def test_a_classifier_does_not_guide_words(root):
+    loaded = load_run(str(root / "run"), CPU)
+    with pytest.raises(ValueError, match="in words, and a classifier knows classes"):
+        guided(loaded, str(root / "classifier"))
 
 
 def test_prompts_a_row_each_with_a_film(root, sfumato, tmp_path, monkeypatch):

@@ -65,15 +65,19 @@ def fitted(
 
 
 def settle(run: Run, data: ImageData) -> Run:
-    """The run with what only the data can say filled in: channels, classes, sigma_data of 0."""
-    codec = run.codec.settled(data.images)
+    """The run with what only the data can say filled in: channels, classes, sigma_data of 0.
+
+    Moments are those of the images to train on: what is held out is not looked at.
+    """
+    images = splits_of(run.data, data).train.images
+    codec = run.codec.settled(images)
     channels = codec.channels(data.channels)
     outputs = channels * (2 if run.learned_variance else 1)
     network = fitted(run.network, channels, outputs, _classes(run, data), _context(run, data))
     parameterization = run.parameterization
     if isinstance(parameterization, EDMPreconditioning) and parameterization.sigma_data == 0:
-        parameterization = EDMPreconditioning(sigma_data=codec.deviation(data.images))
-    train = replace(run.train, epoch_images=len(splits_of(run.data, data).train))
+        parameterization = EDMPreconditioning(sigma_data=codec.deviation(images))
+    train = replace(run.train, epoch_images=len(images))
     return replace(
         run, network=network, codec=codec, parameterization=parameterization, train=train
     )
@@ -154,9 +158,14 @@ class LatentExamples:
 
 
 def examples_of(
-    run: Run, data: ImageData, codec: Any, device: torch.device, say: Callable[[str], None]
+    run: Run,
+    data: ImageData,
+    codec: Any,
+    device: torch.device,
+    say: Callable[[str], None],
+    flips: bool,
 ) -> Examples:
-    """The images themselves, or their latents out of the cache."""
+    """The images themselves, or their latents out of the cache; with flips also the mirrored."""
     if isinstance(run.codec, Pixels):
         return PixelExamples(data, device)
     home = Path(os.environ.get("SFUMATO_HOME") or Path.home() / ".cache" / "sfumato")
@@ -166,7 +175,7 @@ def examples_of(
         home / "latents",
         fingerprint(data),
         reading(say, "encoding images"),
-        run.data.flip,
+        flips,
         say,
     )
     return LatentExamples(latents, device)

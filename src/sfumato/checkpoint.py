@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .storage import DamagedError, clear_unfinished, commit_folder, read_folder
+from .storage import DamagedError, commit_folder, read_folder, retire
 from .training import TrainState, load_optimizer, optimizer_tensors
 
 FORMAT = 1
@@ -77,7 +77,7 @@ def write_best(run: Path, state: TrainState, loss: float) -> None:
         commit_folder(target, files)
     for old in best_folders(run):
         if old != target:
-            _remove(old)
+            retire(old)
 
 
 def best_folders(run: Path) -> list[Path]:
@@ -96,15 +96,8 @@ def write(run: Path, state: TrainState, keep: int) -> Path:
     if not target.exists():
         commit_folder(target, files_of(state))
     for old in folders(run)[: -max(1, keep)]:
-        _remove(old)
+        retire(old)
     return target
-
-
-def _remove(folder: Path) -> None:
-    """Delete a checkpoint so that a crash half-way can't leave a part under its name."""
-    doomed = folder.with_name(f".unfinished-{folder.name}")
-    folder.rename(doomed)
-    clear_unfinished(folder.parent)
 
 
 def _set_aside(folder: Path) -> Path:

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .disk import sync_folder
 from .latents import LatentCodec, at_once
-from .storage import MANIFEST, TEMPORARY, DamagedError, sync_folder, write_file
+from .storage import MANIFEST, TEMPORARY, DamagedError, write_file
 
 LATENTS = "latents.npy"
 

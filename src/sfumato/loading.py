@@ -112,6 +112,11 @@ def guided(loaded: Loaded, name: str) -> Loaded:
     run = loads((folder / "run.json").read_text("utf-8"))
     if not isinstance(run, ClassifierRun):
         raise ValueError(f"--classifier {name}: {folder} is a {type(run).__name__}, no classifier.")
+    if loaded.run.text is not None:
+        raise ValueError(
+            f"{loaded.folder} is told what to draw in words, and a classifier knows classes: guide "
+            "it by --guidance."
+        )
     _check_sees(run, loaded)
     guide = build_classifier(run, loaded.device).eval()
     guide.load_state_dict(load_weights(folder, False, False)[1])

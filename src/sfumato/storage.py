@@ -1,17 +1,22 @@
 """All writing of things that must not be lost: a folder appears whole, or not at all.
 
-    write every file into a temporary folder, fsync each; write manifest.json with the SHA-256 of
-    each, fsync; rename the folder to its name; fsync the folder that holds it.
+    write every file into a temporary folder and fsync each; manifest.json with the SHA-256 of each
+    last; fsync the temporary folder; rename it to its name; fsync the folder that holds it.
 
-A reader checks the manifest before it uses a byte. Damaged folders are renamed, never deleted.
+A reader checks the manifest before it uses a byte. Damaged folders are renamed, never deleted. The
+calls that write are those of disk.py, and no others.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from . import disk
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".unfinished-"
@@ -21,48 +26,71 @@ class DamagedError(Exception):
     """A committed folder is not what its manifest says."""
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; a no-op where the system can't open folders."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def make_folders(path: Path) -> None:
+    """The folder and those above it that are missing, their names durable."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        disk.make_folder(folder)
+        disk.sync_folder(folder.parent)
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file's content so that a reader sees the old or the new, never a part."""
     temporary = path.with_name(TEMPORARY + path.name)
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    with naming(path):
+        disk.write(temporary, content)
+        disk.sync(temporary)
+        disk.rename(temporary, path)
+        disk.sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What the disk refuses within the block is told with the path that was being written."""
+    try:
+        yield
+    except OSError as error:
+        told = error.strerror or str(error)
+        raise type(error)(error.errno, f"could not write {path}: {told}") from error
 
 
 def commit_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Create the folder `target` with these files and a manifest, all or nothing.
 
-    Raises: FileExistsError where target exists; OSError where the disk refuses.
+    Raises: FileExistsError where target exists; OSError, naming path and cause, where the disk
+    refuses or has no room, and then nothing is left behind that the disk let be removed.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists already; a committed folder is never overwritten.")
+    make_folders(target.parent)
+    manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    whole = {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}
+    check_room(target.parent, sum(map(len, whole.values())))
     temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        for name, content in files.items():
-            write_file(temporary / name, content)
-        write_file(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-        os.rename(temporary, target)
+        with naming(target):
+            if temporary.exists():
+                remove_tree(temporary)
+            disk.make_folder(temporary)
+            for name, content in whole.items():
+                disk.write(temporary / name, content)
+                disk.sync(temporary / name)
+            disk.sync_folder(temporary)
+            disk.rename(temporary, target)
+            disk.sync_folder(target.parent)
     except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary.exists():
+            _remove_what_can_be(temporary)
         raise
-    sync_folder(target.parent)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise OSError (ENOSPC) where the disk of `folder` has fewer than `size` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(
+            errno.ENOSPC, f"{size:,} bytes are to be written and {free:,} are free", str(folder)
+        )
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -72,9 +100,9 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     system can't read now, which says nothing of the files.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = checked_manifest(json.loads((folder / MANIFEST).read_bytes()))
         files = {name: (folder / name).read_bytes() for name in manifest}
-    except (FileNotFoundError, ValueError, TypeError) as error:
+    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError) as error:
         raise DamagedError(f"{folder}: {error}") from error
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != manifest[name]:
@@ -82,7 +110,46 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     return files
 
 
+def checked_manifest(found: object) -> dict[str, str]:
+    """The manifest as it was written: plain names of files here, and their SHA-256.
+
+    Raises: ValueError for anything else.
+    """
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"{MANIFEST} is not an object of names and their SHA-256")
+    strange = [name for name in found if name in ("", ".", "..") or Path(name).name != name]
+    if strange:
+        raise ValueError(f"{MANIFEST} names {strange[0]!r}, which is no plain name of a file")
+    return found
+
+
+def remove_tree(folder: Path) -> None:
+    """A folder and all in it; links are removed, not followed."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            disk.remove(path)
+    disk.remove_folder(folder)
+
+
+def _remove_what_can_be(folder: Path) -> None:
+    """Make room after a failed write; what stays is cleared at the next start."""
+    try:
+        remove_tree(folder)
+    except OSError:
+        return
+
+
+def retire(folder: Path) -> None:
+    """Remove a committed folder; a crash on the way can't leave a part of it under its name."""
+    doomed = folder.with_name(f"{TEMPORARY}{folder.name}-old")
+    disk.rename(folder, doomed)
+    disk.sync_folder(folder.parent)
+    remove_tree(doomed)
+
+
 def clear_unfinished(folder: Path) -> None:
     """Remove what a killed writer left behind."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_tree(path) if path.is_dir() else disk.remove(path)

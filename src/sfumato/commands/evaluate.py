@@ -20,6 +20,7 @@ from ..data import ImageData, fingerprint, spread, subset
 from ..devices import pick_device
 from ..discrete import DiscreteVP
 from ..folder import DataCard, find, new_folder, read_card
+from ..noising import ScaledInput
 from ..page import write_page
 from ..planning import data_of
 from ..storage import write_file
@@ -59,9 +60,10 @@ def check_flow(run: AnyRun) -> None:
     """Raises UsageError where there is no probability-flow ODE to take the bits of."""
     if not isinstance(run, Run):
         raise UsageError(f"--flow: a {type(run).__name__} has no density; leave it out.")
-    if isinstance(run.process, DiscreteVP):
+    process = run.process.process if isinstance(run.process, ScaledInput) else run.process
+    if isinstance(process, DiscreteVP):
         raise UsageError(
-            f"--flow: {run.process} was trained at its {run.process.steps:,} steps only, and the "
+            f"--flow: {process} was trained at its {process.steps:,} steps only, and the "
             "ODE is of continuous processes, as Karras(). Its variational bits are exact: leave "
             "--flow out."
         )

@@ -88,10 +88,9 @@ class Diffusion:
         codec = run.codec.build(parts.folder, parts.device)
         train, held = parts.train, parts.held_out
         conditions, held_conditions = told(run, parts)
-        examples = examples_of(run, train, codec, parts.device, parts.say)
-        held_examples = (
-            None if held is None else examples_of(run, held, codec, parts.device, parts.say)
-        )
+        rest = (codec, parts.device, parts.say)
+        examples = examples_of(run, train, *rest, flips=run.data.flip)
+        held_examples = None if held is None else examples_of(run, held, *rest, flips=False)
         return cls(run, parts, codec, examples, held_examples, conditions, held_conditions)
 
     def build(self) -> nn.Module:
