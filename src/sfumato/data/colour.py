@@ -13,6 +13,7 @@ _TO_RGB = np.array(
         [0.0719453, -0.2289914, 1.4052427],
     ]
 )
+_FROM_WHITE = _TO_RGB * _WHITE / (_TO_RGB @ _WHITE)[:, None]  # rows add up to 1: grey stays grey
 _KNEE = 6 / 29
 
 
@@ -23,8 +24,8 @@ def lab_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     lightness = (lab[..., 0] * (100 / 255) + 16) / 116
     axes = (lab[..., 1] - 128) / 500, 0.0, -(lab[..., 2] - 128) / 200
     roots = np.stack([lightness + shift for shift in axes], axis=-1)
-    xyz = _WHITE * np.where(roots > _KNEE, roots**3, 3 * _KNEE**2 * (roots - 4 / 29))
-    linear = np.clip(xyz @ _TO_RGB.T, 0, 1)
+    shares = np.where(roots > _KNEE, roots**3, 3 * _KNEE**2 * (roots - 4 / 29))
+    linear = np.clip(shares @ _FROM_WHITE.T, 0, 1)
     curved = 1.055 * linear ** (1 / 2.4) - 0.055  # IEC 61966-2-1
     values = np.where(linear > 0.0031308, curved, 12.92 * linear)
     return np.floor(values * 255 + 0.5).astype(np.uint8)

@@ -147,8 +147,8 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Container:
         check_ratio(member.file_size, member.compress_size)
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("a zip compression other than deflate")  # not in every Python
-        with lock:
-            return archive.read(member)
+        with lock, archive.open(member) as stream:
+            return stream.read(member.file_size)  # read() unpacks more than that, if there is more
 
     found = [(m.filename, m) for m in archive.infolist() if not m.is_dir()]
     return _listed(path, found, read, ())

@@ -1,17 +1,19 @@
 """What is refused of an encoded image by its header, before memory is asked for.
 
-    pixels    width x height
+    pixels    width x height, in all and for each byte of the file
     tiles     of a TIFF: each is decoded whole, however small the image is
     scans     of a progressive JPEG: each goes over the whole image once more
     text      of a PNG, which may unpack to a thousand times its size: taken out, nobody reads it
 
-Pillow checks the first alone, and only warns up to 179 megapixels. Its own limits of text let
+Pillow checks width x height alone, and only warns up to 179 megapixels. Its own limits of text let
 60 KB of a PNG become 60 MB.
 """
 
 from PIL import Image
 
 MAX_PIXELS = 64_000_000  # 256 MB as RGBA
+SMALL = 4_000_000  # pixels that any file may have
+MAX_PIXELS_A_BYTE = 800  # one circle on 16 megapixels of white has 52 (JPEG) to 555 (GIF)
 MAX_SCANS = 100  # encoders write about 10
 SMALL_TILE = 2**20  # pixels of a TIFF's tile that are allowed in any image
 
@@ -28,6 +30,11 @@ def check(image: Image.Image, data: bytes) -> None:
         raise ValueError(
             f"{width} x {height} is {width * height / 1e6:.0f} megapixels, "
             f"over the limit of {MAX_PIXELS // 1_000_000}"
+        )
+    bilevel = 8 if image.mode == "1" else 1
+    if width * height > max(SMALL, bilevel * MAX_PIXELS_A_BYTE * len(data)):
+        raise ValueError(
+            f"{width} x {height} pixels in {len(data):,} bytes, which hold no image of that size"
         )
     if image.format == "TIFF":
         _check_tiles(image)

@@ -8,7 +8,7 @@ import gzip
 from typing import IO
 
 MAX_RATIO = 200
-FREE = 16 * 2**20  # bytes
+FREE = 8 * 2**20  # bytes
 _PIECE = 2**20
 
 
