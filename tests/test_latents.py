@@ -30,7 +30,6 @@ from sfumato.latents import (
 from sfumato.networks.autoencoder import AutoencoderConfig
 from sfumato.networks.taesd import TAESDConfig
 from sfumato.process import Karras
-from sfumato.storage import DamagedError
 from tiny import CPU
 
 CONFIG = AutoencoderConfig(in_channels=3, latent_channels=2, widths=(8,), groups=4, patch=2)
@@ -177,7 +176,7 @@ def test_damaged_and_newer_codecs_are_refused(tmp_path):
     path = tmp_path / "codec" / "codec.json"
     content = path.read_text()
     path.write_text(content.replace("31.5", "41.5"))
-    with pytest.raises(DamagedError, match=r"codec\.json"):
+    with pytest.raises(ValueError, match=r"codec\.json does not have the SHA-256"):
         read_codec(tmp_path / "codec")
     with pytest.raises(ValueError, match="Nonsense"):
         network_config({"kind": "Nonsense"})

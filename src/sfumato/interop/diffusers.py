@@ -29,6 +29,7 @@ from .diffusers_schedulers import FILE as SCHEDULER_FILE
 from .diffusers_schedulers import Schedule, read_schedule, schedule_settings
 from .diffusers_unet import MODEL, read_config, read_weights, unet_settings, unread
 from .imported import Imported
+from .reading import naming, read_settings
 from .torch_files import read_tensors
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -50,10 +51,15 @@ def read(path: Path) -> Imported | None:
     Raises: ValueError, naming the key or the file, for what has no counterpart here, is damaged,
     or is a pickle of more than tensors.
     """
+    with naming(path):
+        return _read(path)
+
+
+def _read(path: Path) -> Imported | None:
     parts = locate(path)
     if parts is None:
         return None
-    raw = read_json(parts.unet / "config.json")
+    raw = read_settings(parts.unet / "config.json")
     network = read_config(raw, str(parts.unet / "config.json"))
     weights_file = find_weights(parts.unet)
     tensors = {k: v for k, v in read_tensors(weights_file).items() if isinstance(v, Tensor)}
@@ -81,13 +87,13 @@ def locate(path: Path) -> Parts | None:
     """
     index = path / "model_index.json"
     if index.is_file():
-        described = read_json(index)
+        described = read_settings(index)
         if "unet" not in described:
             return None
         check_pipeline(index, described)
         unet = path / "unet"
         return Parts(path, unet if unet.is_dir() else path, scheduler_in(path))
-    if (path / "config.json").is_file() and is_unet(read_json(path / "config.json")):
+    if (path / "config.json").is_file() and is_unet(read_settings(path / "config.json")):
         beside = scheduler_in(path) or scheduler_in(path.parent)
         return Parts(path.parent if path.name == "unet" else path, path, beside)
     return None
@@ -116,17 +122,6 @@ def check_pipeline(index: Path, described: Mapping[str, Any]) -> None:
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object. Raises: ValueError, naming the file, where it holds none."""
-    try:
-        described = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(described, dict):
-        raise ValueError(f"{path} holds a {type(described).__name__}; an object is wanted.")
-    return described
-
-
 def find_weights(folder: Path) -> Path:
     """The weights, safetensors before a pickle."""
     files = [folder / f"{WEIGHTS}{suffix}" for suffix in (".safetensors", ".bin")]
@@ -143,7 +138,7 @@ def find_schedule(parts: Parts) -> tuple[Schedule, tuple[str, ...]]:
         schedule = read_schedule({"_class_name": "DDPMScheduler"})
         said = f"No {SCHEDULER_FILE} is there: diffusers' own DDPMScheduler is taken."
         return schedule, (said, *schedule.notes)
-    schedule = read_schedule(read_json(parts.scheduler))
+    schedule = read_schedule(read_settings(parts.scheduler))
     return schedule, schedule.notes
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..networks.unet2d import UNet2DConfig
+from .fitting import check_weights, floating, skeleton
 
 MODEL = "UNet2DModel"
 CLASSES = "_sfumato_classes"  # diffusers drops keys that begin with an underscore
@@ -152,13 +153,11 @@ def read_weights(
 
     Raises: ValueError, naming tensors, where they are those of another network.
     """
-    ours = {renamed(name): value.float() for name, value in theirs.items()}
+    ours = {renamed(name): floating(value) for name, value in theirs.items()}
     table = ours.get("class_embedding.weight")
     if table is not None and len(table) == config.classes:
         ours["class_embedding.weight"] = torch.cat([table, torch.zeros_like(table[:1])])
-    with torch.device("meta"):
-        wanted = {name: value.shape for name, value in config.build().state_dict().items()}
-    compare(wanted, {name: value.shape for name, value in ours.items()}, file)
+    check_weights(skeleton(config.build, file), ours, file)
     return ours
 
 
@@ -168,20 +167,3 @@ def renamed(name: str) -> str:
     if len(path) > 1 and path[-2] == "attentions":
         module = OLD_NAMES.get(module, module)
     return ".".join([*path, module, kind])
-
-
-def compare(wanted: Mapping[str, torch.Size], found: Mapping[str, torch.Size], file: str) -> None:
-    """Raise ValueError, naming a few, unless names and shapes are the same."""
-    complaints = [f"{name} is missing" for name in wanted if name not in found]
-    complaints += [f"{name} has no place" for name in found if name not in wanted]
-    complaints += [
-        f"{name} is {tuple(found[name])}, not {tuple(wanted[name])}"
-        for name in wanted
-        if name in found and found[name] != wanted[name]
-    ]
-    if complaints:
-        few = "; ".join(complaints[:4])
-        raise ValueError(
-            f"{file} does not fit its config.json: {few}; {len(complaints)} tensors in all. The "
-            "two files belong to different models."
-        )

@@ -29,7 +29,6 @@ from .diffusers import (
     WEIGHTS,
     as_json,
     find_weights,
-    read_json,
     scheduler_in,
     write_files,
 )
@@ -45,6 +44,7 @@ from .dit_layouts import (
     to_original,
 )
 from .imported import Imported
+from .reading import naming, read_settings
 from .torch_files import Tree, read_tensors
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
@@ -70,6 +70,11 @@ def read(path: Path) -> Imported | None:
 
 def of_tree(tree: Tree, path: Path) -> Imported | None:
     """The same of what read_tensors returned of the file at `path`."""
+    with naming(path):
+        return _of_tree(tree, path)
+
+
+def _of_tree(tree: Tree, path: Path) -> Imported | None:
     weights, average = halves(tree)
     if not weights.keys() >= SIGNS:
         return None
@@ -147,11 +152,16 @@ def run_of(name: str, config: DiTConfig, latent: bool) -> Run:
 
 def read_folder(folder: Path) -> Imported | None:
     """The DiT of a pipeline's folder, or of its `transformer` folder."""
+    with naming(folder):
+        return _read_folder(folder)
+
+
+def _read_folder(folder: Path) -> Imported | None:
     inner = folder / "transformer"
     inner = inner if inner.is_dir() else folder
     if not (inner / "config.json").exists():
         return None
-    described = read_json(inner / "config.json")
+    described = read_settings(inner / "config.json")
     if not is_dit(described):
         return None
     config, weights = from_diffusers(described, tensors(read_tensors(find_weights(inner))))
@@ -160,7 +170,7 @@ def read_folder(folder: Path) -> Imported | None:
     side = described.get("sample_size", 32)
     found = imported(folder, config, weights, side, notes=notes, class_names=names)
     file = scheduler_in(folder)
-    return found if file is None else scheduled(found, read_schedule(read_json(file)))
+    return found if file is None else scheduled(found, read_schedule(read_settings(file)))
 
 
 def scheduled(found: Imported, schedule: Schedule) -> Imported:
@@ -186,7 +196,7 @@ def is_dit(described: dict[str, Any]) -> bool:
 
 def class_names(path: Path) -> tuple[str, ...]:
     """The pipeline's id2label, in order; nothing where it has none."""
-    labels = read_json(path).get("id2label") if path.exists() else None
+    labels = read_settings(path).get("id2label") if path.exists() else None
     return tuple(labels[key] for key in sorted(labels, key=int)) if labels else ()
 
 

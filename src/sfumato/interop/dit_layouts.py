@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.dit import SIZES, DiTConfig, positions
+from .fitting import check_weights, floating, skeleton
 from .torch_files import Tree
 
 Weights = dict[str, Tensor]
@@ -46,8 +47,7 @@ FIXED = {  # what DiTTransformer2DModel may be set to, and ours can't
 
 def tensors(tree: Tree) -> Weights:
     """The tensors of the tree's first level, in float32."""
-    found = {str(k): v for k, v in tree.items() if isinstance(v, Tensor)}
-    return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
+    return {str(k): floating(v) for k, v in tree.items() if isinstance(v, Tensor)}
 
 
 def needed(weights: Weights, name: str) -> Tensor:
@@ -118,19 +118,9 @@ def check_positions(given: Tensor) -> None:
     )
 
 
-def check_fit(build: Callable[[], nn.Module], weights: Weights) -> None:
-    """Raise ValueError unless the weights are, by names and shapes, those of what build() makes."""
-    with torch.device("meta"):
-        network = build()
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    odd = sorted(k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k))
-    if odd:
-        name = odd[0]
-        raise ValueError(
-            f"{len(odd)} tensors are not those of a {type(network).__name__}; the first is {name}, "
-            f"{given.get(name, 'missing')} in the file where {wanted.get(name, 'none')} is wanted"
-        )
+def check_fit(build: Callable[[], nn.Module], weights: Weights, where: str = "the file") -> None:
+    """Raise ValueError unless the weights are, by names, shapes and kinds, those of build()."""
+    check_weights(skeleton(build, where), weights, where)
 
 
 def check_settings(config: DiTConfig, wanted: dict[str, Any], whose: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..config import Run
+from .fitting import check_finite
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,7 @@ class Imported:
     step: int = 0
     moments: dict[str, Tensor] | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_finite(self.weights, self.source)
+        check_finite(self.average or {}, f"{self.source}, its average")

@@ -27,6 +27,7 @@ from ..solvers import Ancestral
 from ..training import Constant, TrainConfig
 from .imported import Imported
 from .lucid_shapes import config_of
+from .reading import naming
 from .torch_files import Tree, read_tensors
 
 EMA_STEPS = 2000  # their average forgets over so many: decay 0.995, applied every 10th step
@@ -48,6 +49,11 @@ def read(path: Path, size: int | None = None) -> Imported | None:
 
 def of_tree(tree: Tree, source: str, size: int | None = None) -> Imported | None:
     """The same of what read_tensors returned. A state dict of GaussianDiffusion alone will do."""
+    with naming(source):
+        return _of_tree(tree, source, size)
+
+
+def _of_tree(tree: Tree, source: str, size: int | None) -> Imported | None:
     model = tree.get("model", tree)
     if not isinstance(model, dict) or not {"betas", "model.init_conv.weight"} <= set(model):
         return None

@@ -1,10 +1,10 @@
 """The settings of a U-Net of denoising-diffusion-pytorch, from the shapes of its weights alone."""
 
-import torch
 from torch import Tensor
 
 from ..config import NetworkConfig
 from ..networks.lucid import LucidUNetConfig
+from .fitting import check_weights, skeleton
 
 GROUPS = 8  # of version 1.9, which no shape tells
 
@@ -60,10 +60,4 @@ def _one_for_all(values: list[int]) -> tuple[int, ...]:
 
 def check_fits(config: NetworkConfig, weights: dict[str, Tensor], program: str) -> None:
     """Raise ValueError unless the network of `config` has exactly these keys and shapes."""
-    with torch.device("meta"):
-        ours = {key: tuple(v.shape) for key, v in config.build().state_dict().items()}
-    theirs = {key: tuple(value.shape) for key, value in weights.items()}
-    wrong = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-    if wrong:
-        shown = ", ".join(f"{key}: {theirs.get(key)}, not {ours.get(key)}" for key in wrong[:3])
-        raise ValueError(f"{len(wrong)} weights do not fit the network of {program}: {shown}")
+    check_weights(skeleton(config.build, program), weights, program)

@@ -24,6 +24,7 @@ from ..solvers import Ancestral
 from ..training import Constant, TrainConfig
 from .imported import Imported
 from .lucid_shapes import check_fits
+from .reading import naming
 from .torch_files import Tree, read_tensors
 
 HALF = 0.5  # its images are in [-0.5, 0.5]
@@ -39,6 +40,11 @@ def read(path: Path) -> Imported | None:
 
 def of_tree(tree: Tree, source: str) -> Imported | None:
     """The same of what read_tensors returned."""
+    with naming(source):
+        return _of_tree(tree, source)
+
+
+def _of_tree(tree: Tree, source: str) -> Imported | None:
     tensors = {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
     if {"network.time_embed.weight", "network.te1.0.weight"} <= set(tensors):
         return _pulfer(tensors, source)

@@ -1,6 +1,6 @@
 """Tensors out of files that anybody may have written, without running anything that is in them.
 
-    safetensors                             read by its own library
+    safetensors                             header checked by reading, then read by its own library
     .pt, .pth, .bin, .ckpt of torch.save    a pickle, which is a program: looked through by
                                             torch_pickles, then torch.load(weights_only=True)
 
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .reading import MAX_HEADER, check_safetensors
 from .torch_pickles import Claims, Refused, look_through
 
 Value: TypeAlias = "Tensor | bool | int | float | str | list[Value] | Tree | None"
@@ -62,14 +63,22 @@ def read_tensors(path: Path) -> Tree:
         elif begin.startswith(LEGACY):
             _check_legacy(path)
         elif begin[8:9] == b"{":
-            tensors: Tree = {}
-            tensors.update(load_file(path))
-            return tensors
+            return _safetensors(path)
         else:
             raise Refused(_unknown(begin))
         return _loaded(path)
     except (Refused, SafetensorError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _safetensors(path: Path) -> Tree:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        file.seek(0)
+        check_safetensors(file.read(8 + min(length, MAX_HEADER)), path.stat().st_size, path)
+    tensors: Tree = {}
+    tensors.update(load_file(path))
+    return tensors
 
 
 def _unknown(begin: bytes) -> str:
