@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,10 +53,8 @@ def i1(short: bool) -> Count:
 
 def _seconds(data: bytes) -> float:
     begun = time.thread_time()
-    try:
+    with suppress(READ_ERRORS):  # whether it has a reason is seen where a folder of them is read
         decode(data, (16, 16), 3)
-    except READ_ERRORS:
-        pass  # whether it has a reason is seen where a folder of them is read
     return time.thread_time() - begun
 
 

@@ -85,7 +85,7 @@ def other_spaces() -> Iterator[Case]:
     hues[:8], hues[8:, :, 2] = (0, 255, 200), RAMP[8:]  # red above, greys below
     red = np.where(hues[..., 1:2] > 0, (200, 0, 0), hues[..., 2:]).astype(np.uint8)
     yield "HSV", lambda: np.asarray(recolour(Image.fromarray(hues, "HSV"), 3)), None, red
-    neutral = np.full((16, 16, 3), 128, np.uint8)
+    neutral = np.zeros((16, 16, 3), np.uint8)
     neutral[..., 0] = RAMP
     yield "LAB", encoded(Image.fromarray(neutral, "LAB"), "TIFF"), None, lightness_to_grey()
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # CIE 15: the inverse of L* a* b*. Matrix of XYZ under D50 to linear sRGB, by Bradford, and the
-# white of D50: Lindbloom's tables (from memory); test_images holds them to littlecms.
+# white of D50: Lindbloom's tables (from memory); test_data_limits holds them to littlecms.
 _WHITE = np.array([0.9642, 1.0, 0.8249])
 _TO_RGB = np.array(
     [
@@ -18,11 +18,13 @@ _KNEE = 6 / 29
 
 
 def lab_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) of L* times 2.55, a* + 128 and b* + 128 to (H, W, 3) sRGB; what no screen can
-    show is clipped."""
-    lab = pixels.astype(np.float64)
-    lightness = (lab[..., 0] * (100 / 255) + 16) / 116
-    axes = (lab[..., 1] - 128) / 500, 0.0, -(lab[..., 2] - 128) / 200
+    """(H, W, 3) to (H, W, 3) sRGB; what no screen can show is clipped.
+
+    L* is from 0 to 255 for 0 to 100; a* and b* are signed bytes (TIFF 6.0, section 23).
+    """
+    lightness = (pixels[..., 0] * (100 / 255) + 16) / 116
+    a, b = (pixels[..., k].view(np.int8).astype(np.float64) for k in (1, 2))
+    axes = a / 500, 0.0, -b / 200
     roots = np.stack([lightness + shift for shift in axes], axis=-1)
     shares = np.where(roots > _KNEE, roots**3, 3 * _KNEE**2 * (roots - 4 / 29))
     linear = np.clip(shares @ _FROM_WHITE.T, 0, 1)

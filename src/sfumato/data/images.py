@@ -92,8 +92,9 @@ def probe(data: bytes) -> Size:
     Raises one of READ_ERRORS where it cannot be read.
     """
     with _opened(data) as image:
-        # Pillow gives a TIFF's size upright. A PNG without the key would be decoded whole here.
-        as_stored = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
+        # Pillow gives a TIFF's size upright. A PNG without a key would be decoded whole here.
+        unmarked = image.info.keys().isdisjoint(("exif", "Raw profile type exif"))
+        as_stored = image.format == "TIFF" or (image.format == "PNG" and unmarked)
         return _upright(image.size, 1 if as_stored else _orientation(image))
 
 
