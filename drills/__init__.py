@@ -1,6 +1,6 @@
 """Reliability drills: what sfumato promises to survive, tried. python -m drills --help"""
 
-from . import checkpoints
+from . import checkpoints, data_sets, images
 from .drill import Drill
 
-DRILLS: dict[str, Drill] = {**checkpoints.DRILLS}
+DRILLS: dict[str, Drill] = {**checkpoints.DRILLS, **images.DRILLS, **data_sets.DRILLS}
