@@ -53,10 +53,16 @@ def read(path: Path, split: str) -> Arrays:
         return _read_npz(stack.enter_context(found), path, split)
 
 
+_DAMAGE = (  # what numpy raises on headers that were tampered with
+    *(ValueError, OSError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError),
+    *(TypeError, KeyError, zipfile.BadZipFile, zlib.error),
+)
+
+
 def _loaded(read: Callable[[], Any], what: str) -> Any:
     try:
         return read()
-    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise ValueError(
             f"{what} cannot be read ({error}): it is damaged, or holds Python objects, which are "
             "not read. Fetch it anew, or save plain uint8 arrays."

@@ -4,10 +4,9 @@ import re
 from typing import Any
 
 LARGEST = 1_000_000  # of whole numbers: channels, steps of a process
-DEEPEST = 500  # of what is made one by one: blocks, layers
-DEPTHS = ("blocks", "depth", "layers", "layers_per_block", "num_layers")
+DEEPEST = {"depth": 200, "layers": 200, "num_layers": 200, "blocks": 32, "layers_per_block": 32}
 LONGEST = 4_096  # values of a list: channels of latents
-LEVELS = 32  # whole numbers of a list: a level of a network each
+LEVELS = 16  # whole numbers of a list: a level of a network each
 LONGEST_NAME = 200
 
 
@@ -27,8 +26,8 @@ def check_sizes(value: Any, where: str, most: int = LARGEST) -> None:
     longest = LEVELS if counts else LONGEST
     if len(parts) > longest:
         raise ValueError(f"{where} has {len(parts):,} values; {longest:,} are the most there are.")
-    if re.findall(r"\w+", where)[-1:] in [[name] for name in DEPTHS]:
-        most = DEEPEST
+    field = re.findall(r"\w+", where)[-1]
+    most = DEEPEST.get(field, most)  # these are made one by one
     if any(abs(count) > most for count in counts):
         raise ValueError(f"{where} = {shown(value)}; {most:,} is the largest that is read.")
 
