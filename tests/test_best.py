@@ -9,6 +9,7 @@ from safetensors.torch import load
 
 from sfumato import checkpoint, session
 from sfumato.folder import read_metrics
+from sfumato.stopping import StopRequest
 from tiny import CPU, parts, run
 
 AVERAGE = [0.1, 0.9, 0.5, 0.7, 0.5]  # by step; at 0 nothing is trained and nothing is kept
@@ -22,9 +23,9 @@ def looking(tmp_path, monkeypatch):
     state, *_ = parts(run())
     monkeypatch.setattr(session, "losses_of", lambda model, *rest: given(model is state.average))
     task = SimpleNamespace(run=run(), loss=None, levels=lambda count: [])
-    told = SimpleNamespace(say=lambda text: None)
+    told = SimpleNamespace(say=print, warn=print)
     held = {"images": torch.zeros(4)}
-    looks = session.Session(task, tmp_path, "", held, CPU, told, session.StopRequest())
+    looks = session.Session(task, tmp_path, "", held, CPU, told, StopRequest())
 
     def given(average):
         return torch.full((4,), (AVERAGE if average else RAW)[state.step])

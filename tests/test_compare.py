@@ -31,7 +31,7 @@ from sfumato.judging import Verdict
 from sfumato.networks.describe import flops, parameter_count
 from sfumato.pictures import read_settings
 from sfumato.recipes import RECIPES, comparison
-from sfumato.session import StopRequest
+from sfumato.stopping import StopRequest
 
 RECIPE = """
 from dataclasses import replace

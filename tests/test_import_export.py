@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 
 from sfumato import checkpoint
 from sfumato.assembly import build
+from sfumato.checkpoint import optimizer_tensors
 from sfumato.commands.import_ import read_any, state_of
 from sfumato.config import dumps, loads
 from sfumato.folder import read_card
 from sfumato.interop.imported import Imported
 from sfumato.networks.unet2d import UNet2DConfig
-from sfumato.training import TrainState, optimizer_tensors
+from sfumato.training import TrainState
 from test_unet2d import TINY, jiggled
 from tiny import CPU
 

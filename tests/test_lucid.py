@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from sfumato.assembly import build
+from sfumato.checkpoint import load_optimizer, optimizer_tensors
 from sfumato.config import Run
 from sfumato.denoiser import NetworkDenoiser
 from sfumato.discrete import CosineBetas, LinearBetas
@@ -26,7 +27,7 @@ from sfumato.noising import ScaledInput, SigmoidSignal
 from sfumato.objective import Denoising, DiscreteTimes, MinSNR, OutputMSE
 from sfumato.parameterization import PredictData, PredictNoise, PredictV
 from sfumato.process import Karras
-from sfumato.training import TrainState, load_optimizer, optimizer_tensors
+from sfumato.training import TrainState
 from tiny import CPU
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "record_lucid.py"

@@ -8,13 +8,13 @@ import torch
 
 from sfumato import checkpoint, ema
 from sfumato.assembly import batches, by_level, held_out_batch, level_log_snr, loss_of
+from sfumato.prefetching import prefetched
 from sfumato.training import (
     Constant,
     CosineDecay,
     LinearDecay,
     TrainConfig,
     losses_of,
-    prefetched,
     previews_due,
     split,
     take_step,
@@ -189,24 +189,6 @@ def test_rates_of_the_schedules():
     assert [CosineDecay(0.1)(p) for p in (0, 0.5, 1, 2)] == pytest.approx([1, 0.55, 0.1, 0.1])
     config = TrainConfig(steps=100, lr=2.0, warmup_steps=4, decay=Constant())
     assert [config.lr_at(step, 0) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
-
-
-def test_a_loss_that_is_not_a_number_stops_the_run_at_its_step_and_changes_nothing():
-    state, loss, batch_at, settings = parts(run())
-    healthy, _, _, _ = parts(run())
-    train(healthy, loss, batch_at, settings, Hooks(stop_at=3))
-
-    def poisoned(step):
-        batch = batch_at(step)
-        if step == 3:
-            batch["eps"][2, 0, 0, 0] = float("nan")
-        return batch
-
-    hooks = Hooks()
-    with pytest.raises(FloatingPointError, match=r"loss is nan.*at step 4;.*--lr"):
-        train(state, loss, poisoned, settings, hooks)
-    assert hooks.saved == [3]
-    assert same(state, healthy)
 
 
 def test_a_run_with_a_larger_budget_gets_the_previews_of_its_new_end():

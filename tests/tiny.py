@@ -13,6 +13,7 @@ from PIL import Image
 
 from sfumato.__main__ import main
 from sfumato.assembly import batches, build, loss_of, settle
+from sfumato.checkpoint import optimizer_tensors
 from sfumato.commands.train import Trainer
 from sfumato.config import AnyRun, AutoencoderRun, Run
 from sfumato.data import ImageData, load
@@ -28,7 +29,7 @@ from sfumato.networks.unet2d import UNet2DConfig
 from sfumato.recipes import RECIPES
 from sfumato.session import Session
 from sfumato.tasks import TASKS
-from sfumato.training import TrainState, optimizer_tensors
+from sfumato.training import TrainState
 
 CPU = torch.device("cpu")
 
@@ -74,6 +75,8 @@ class Hooks:
         self.rows: list[dict[str, float]] = []
         self.previews: list[int] = []
         self.saved: list[int] = []
+        self.left_out: list[int] = []
+        self.parts: list[int] = []
 
     def log(self, state: TrainState, scalars: dict[str, float]) -> None:
         self.now = state.step
@@ -84,6 +87,12 @@ class Hooks:
 
     def save(self, state: TrainState) -> None:
         self.saved.append(state.step)
+
+    def skipped(self, state: TrainState, reason: str) -> None:
+        self.left_out.append(state.step)
+
+    def smaller(self, state: TrainState, micro_batch: int) -> None:
+        self.parts.append(micro_batch)
 
     def stopped(self) -> bool:
         return self.stop_at is not None and self.now >= self.stop_at

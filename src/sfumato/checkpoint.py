@@ -6,16 +6,21 @@
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from .storage import DamagedError, commit_folder, read_folder, retire
-from .training import TrainState, load_optimizer, optimizer_tensors
+from .training import TrainState
 
-FORMAT = 1
+FORMAT = 2
+ADDED = {"epoch_loss": 0.0, "epoch_steps": 0, "skipped": 0}  # since format 1, which lacks them
+T = TypeVar("T")
 Say = Callable[[str], None]
 
 
@@ -33,7 +38,9 @@ def files_of(state: TrainState) -> dict[str, bytes]:
         "previews": state.previews,
         "epoch_loss": state.epoch_loss,
         "epoch_steps": state.epoch_steps,
+        "skipped": state.skipped,
         "optimizer_groups": groups,
+        "optimizer_tensors": sorted(moments),
     }
     return {
         "weights.safetensors": save(_plain(state.model.state_dict())),
@@ -46,24 +53,47 @@ def files_of(state: TrainState) -> dict[str, bytes]:
 def restore(state: TrainState, files: dict[str, bytes]) -> None:
     """Make `state`, freshly built from the same run.json, the saved one.
 
-    Raises: ValueError where the files are of a newer format or another network.
+    Raises: ValueError, before anything is changed but weights, where the files are of a newer
+    format or another network, or where one entry of what training needs is missing: none of them is
+    made up.
     """
-    scalars = json.loads(files["state.json"])
-    if scalars["format"] > FORMAT:
-        raise ValueError(
-            f"the checkpoint has format {scalars['format']}, this sfumato reads up to {FORMAT}: "
-            "update sfumato."
-        )
+    scalars = scalars_in(files)
     try:
-        state.model.load_state_dict(load(files["weights.safetensors"]))
-        state.average.load_state_dict(load(files["average.safetensors"]))
+        state.model.load_state_dict(load(entry(files, "weights.safetensors")))
+        state.average.load_state_dict(load(entry(files, "average.safetensors")))
     except RuntimeError as error:
         raise ValueError(f"the checkpoint is of another network than run.json: {error}") from error
-    load_optimizer(state, load(files["optimizer.safetensors"]), scalars["optimizer_groups"])
-    state.step, state.seconds = scalars["step"], scalars["seconds"]
-    state.previews = scalars["previews"]
-    state.epoch_loss = scalars.get("epoch_loss", 0.0)  # not in the first runs
-    state.epoch_steps = scalars.get("epoch_steps", 0)
+    moments = load(entry(files, "optimizer.safetensors"))
+    for name in scalars.get("optimizer_tensors", ()):  # not in format 1
+        entry(moments, name)
+    load_optimizer(state, moments, entry(scalars, "optimizer_groups"))
+    for name in ("step", "seconds", "previews", "epoch_loss", "epoch_steps", "skipped"):
+        setattr(state, name, entry(scalars, name))
+
+
+def scalars_in(files: dict[str, bytes]) -> dict[str, Any]:
+    """state.json, with what checkpoints of format 1 did not have.
+
+    Raises: ValueError for a newer format.
+    """
+    scalars = json.loads(entry(files, "state.json"))
+    number = entry(scalars, "format")
+    if number > FORMAT:
+        raise ValueError(
+            f"the checkpoint has format {number}, this sfumato reads up to {FORMAT}: update "
+            "sfumato."
+        )
+    return {**ADDED, **scalars} if number == 1 else scalars
+
+
+def entry(found: dict[str, T], name: str) -> T:
+    """found[name]. Raises: ValueError that names what is missing."""
+    if name not in found:
+        raise ValueError(
+            f"the checkpoint lacks {name!r}, without which the run can't go on exactly: it was "
+            "changed by hand or by another program. Use an older checkpoint."
+        )
+    return found[name]
 
 
 def write_best(run: Path, state: TrainState, loss: float) -> None:
@@ -85,19 +115,40 @@ def best_folders(run: Path) -> list[Path]:
     return sorted(path for path in (run / "best").glob("step-*") if path.suffix == "")
 
 
+NAME = re.compile(r"step-\d{9,}")
+
+
 def folders(run: Path) -> list[Path]:
-    """The run's committed checkpoints, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix == "")
+    """The run's committed checkpoints, oldest first; what has other names is not ours."""
+    found = [p for p in (run / "checkpoints").glob("step-*") if NAME.fullmatch(p.name)]
+    return sorted((path for path in found if path.is_dir()), key=step_of)
 
 
-def write(run: Path, state: TrainState, keep: int) -> Path:
-    """Commit a checkpoint of this step, then remove all but the newest `keep`."""
-    target = run / "checkpoints" / f"step-{state.step:09d}"
+def write(run: Path, state: TrainState, keep: int, keep_every: int | None = None) -> Path:
+    """Commit a checkpoint of this step, then remove old ones; see rotate."""
+    return commit(run, state.step, files_of(state), keep, keep_every)
+
+
+def commit(
+    run: Path, step: int, files: dict[str, bytes], keep: int, keep_every: int | None = None
+) -> Path:
+    """write for a state that was turned into files before."""
+    target = run / "checkpoints" / f"step-{step:09d}"
     if not target.exists():
-        commit_folder(target, files_of(state))
-    for old in folders(run)[: -max(1, keep)]:
-        retire(old)
+        commit_folder(target, files)
+    rotate(run, keep, keep_every)
     return target
+
+
+def rotate(run: Path, keep: int, keep_every: int | None = None) -> None:
+    """Remove all but the newest `keep`, and those whose step is a multiple of `keep_every`."""
+    for old in folders(run)[: -max(1, keep)]:
+        if not (keep_every and step_of(old) % keep_every == 0):
+            retire(old)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.partition("-")[2])
 
 
 def _set_aside(folder: Path) -> Path:
@@ -123,3 +174,42 @@ def newest(
             if say is not None:
                 say(f"Damaged checkpoint: {error} It is {aside.name}; the one before is taken.")
     return None
+
+
+# --- the optimizer
+
+
+def optimizer_tensors(state: TrainState) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The optimizer's state as tensors named PARAMETER.KEY, and its groups' settings."""
+    names = [name for name, _ in state.model.named_parameters()]
+    saved = state.optimizer.state_dict()
+    tensors = {
+        f"{names[index]}.{key}": value
+        for index, entry in saved["state"].items()
+        for key, value in entry.items()
+    }
+    return tensors, saved["param_groups"]
+
+
+def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """The value with its numbers in the parameter's order in memory, where it has its shape.
+
+    Files hold rows one after another. The fused AdamW takes parameter and moments as they lie, so
+    those of a channels-last weight would be shuffled against it.
+    """
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter.detach(), dtype=value.dtype, device=value.device).copy_(value)
+
+
+def load_optimizer(
+    state: TrainState, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """Undo optimizer_tensors."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    parameters = dict(state.model.named_parameters())
+    numbers = {name: number for number, name in enumerate(parameters)}
+    for name, value in tensors.items():
+        owner, _, key = name.rpartition(".")
+        entries.setdefault(numbers[owner], {})[key] = laid_out(value, parameters[owner])
+    state.optimizer.load_state_dict({"state": entries, "param_groups": groups})

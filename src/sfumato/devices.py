@@ -30,6 +30,13 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused: by Python, by a GPU's allocator or by the CPU's."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 class Trial:
     """A few training steps in one precision, timed; and the network's output in it."""
 

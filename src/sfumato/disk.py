@@ -4,6 +4,7 @@ storage.py calls nothing else that writes. So a drill can record every call to e
 that a crash could leave, or make any one of them fail (drills/checkpoints.py).
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -20,9 +21,16 @@ def write(path: Path, content: bytes) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file, which is made where there is none."""
-    with open(path, "ab") as file:
-        file.write(content)
+    """Add to the end of a file, which is made where there is none; nothing where that fails."""
+    with open(path, "ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(content)
+            if written != len(content):  # the disk filled up in the middle
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def sync(path: Path) -> None:

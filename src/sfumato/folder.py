@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import disk
 from .storage import write_file
 
 
@@ -75,10 +76,13 @@ def read_card(folder: Path) -> DataCard:
     return DataCard(**fields)
 
 
-def append_metrics(folder: Path, row: dict[str, Any]) -> None:
-    """Add a row to metrics.jsonl."""
-    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def append_metrics(folder: Path, *rows: dict[str, Any]) -> None:
+    """Add rows to metrics.jsonl, all or none.
+
+    Raises: OSError where the disk refuses.
+    """
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    disk.append(folder / "metrics.jsonl", text.encode())
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -45,7 +45,14 @@ GRIDS: dict[str, Grid] = {
     "linspace": LinspaceGrid(),
 }
 FREE_TO_CHANGE = {  # when a run goes on: nothing that the finished steps depended on
-    *("train.steps", "train.images", "train.seconds", "train.save_every_steps", "train.keep"),
+    *(
+        "train.steps",
+        "train.images",
+        "train.seconds",
+        "train.save_every_steps",
+        "train.keep",
+        "train.keep_every",
+    ),
     *("train.save_every_seconds", "train.previews", "train.micro_batch", "sampling", "name"),
     *("train.epochs", "train.preview_epochs", "train.compiled"),
     "train.epoch_images",  # the data are compared by their fingerprint

@@ -1,15 +1,11 @@
 """A training run in its folder: what the loop's hooks write, print and draw."""
 
-import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,15 +13,21 @@ import torch
 
 from . import checkpoint
 from .assembly import by_level
+from .config import dumps
 from .console import Progress, Reporter
+from .devices import is_out_of_memory
 from .folder import append_metrics, read_metrics
 from .pictures import grid, save_png
 from .plots import loss_figure
+from .saving import Saver
+from .stopping import Interrupted, StopRequest
+from .storage import write_file
 from .tasks import Shown, Task
 from .training import Batch, TrainConfig, TrainState, losses_of
 
 PREVIEW_SHARE = 0.1  # of the time since the start
 LEVELS = 8  # at most: equal shares of the training times, each with a held-out loss of its own
+MOST_UNWRITTEN = 10_000  # rows that wait for the disk
 EVERY_STEP_UNTIL = 2_000  # after that every tenth step gets a row, or days would fill the disk
 
 
@@ -53,29 +55,6 @@ def _of_step(scalars: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in scalars.items() if not name.startswith("epoch")}
 
 
-class StopRequest:
-    """Ctrl-C and SIGTERM become a wish that the loop grants after its step; a second one kills."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    @contextmanager
-    def listening(self) -> Iterator["StopRequest"]:
-        """Listen for both signals within the block."""
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self) for number in signals]
-        try:
-            yield self
-        finally:
-            for number, handler in zip(signals, before, strict=True):
-                signal.signal(number, handler)
-
-
 @dataclass
 class Session:
     """The hooks of one training run; see training.Hooks."""
@@ -91,6 +70,11 @@ class Session:
     begun: float = field(default_factory=time.monotonic)
     looked: float = 0.0  # seconds spent on previews
     speed: float = 0.0  # images/s, as last measured
+    saver: Saver = field(init=False)
+    unwritten: list[dict[str, Any]] = field(default_factory=list)  # rows that the disk refused
+
+    def __post_init__(self) -> None:
+        self.saver = Saver(self.folder, self.run.train, self.reporter.warn)
 
     @property
     def run(self) -> Any:
@@ -99,8 +83,25 @@ class Session:
     def stopped(self) -> bool:
         return self.stop.asked
 
+    def _row(self, row: dict[str, Any]) -> None:
+        """Add a row to metrics.jsonl; what the disk refuses is told, and tried again with the next.
+
+        Raises: OSError once MOST_UNWRITTEN rows wait.
+        """
+        self.unwritten.append(row)
+        try:
+            append_metrics(self.folder, *self.unwritten)
+        except OSError as error:
+            if len(self.unwritten) > MOST_UNWRITTEN:
+                raise
+            if len(self.unwritten) == 1:
+                self.reporter.warn(f"metrics.jsonl can't be written, the rows wait: {error}")
+            return
+        self.unwritten.clear()
+
     def log(self, state: TrainState, scalars: dict[str, float]) -> None:
         """A row in metrics.jsonl and the live line."""
+        self.saver.look()
         speed = self._images_per_second(state.step)
         self._log_epoch(state, scalars)
         budget, images = self.run.train, state.step * self.run.train.batch
@@ -109,7 +110,7 @@ class Session:
             row = {"kind": "train", "step": state.step, "images": images}
             row |= {"seconds": round(state.seconds, 3), **_of_step(scalars)}
             row |= {"images_per_s": round(speed, 1), "memory_gb": round(memory, 3)}
-            append_metrics(self.folder, row)
+            self._row(row)
         steps = steps_of(budget)
         self.reporter.progress(
             Progress(
@@ -130,7 +131,7 @@ class Session:
             return
         row = {"kind": "epoch", "step": state.step, "epoch": scalars["epoch"]}
         images = state.step * self.run.train.batch
-        append_metrics(self.folder, {**row, "images": images, "loss": scalars["epoch_loss"]})
+        self._row({**row, "images": images, "loss": scalars["epoch_loss"]})
         if self.run.train.epochs is not None:  # else there may be one every few seconds
             self.reporter.say(f"epoch {scalars['epoch']:,}: mean loss {scalars['epoch_loss']:.4f}")
 
@@ -156,11 +157,22 @@ class Session:
         if too_much and state.step and not (last or asked):
             return
         try:
+            with self.stop.interrupting():
+                self._try_to_look(state)
+        except Interrupted:
+            state.previews -= 1  # when the run goes on, it is due again
+        self.looked += time.monotonic() - now
+        self.recent.clear()
+
+    def _try_to_look(self, state: TrainState) -> None:
+        try:
             self._look(state)
         except (FloatingPointError, OSError) as error:  # a picture is not worth a run
             self.reporter.warn(f"no preview at step {state.step:,}: {error}")
-        self.looked += time.monotonic() - now
-        self.recent.clear()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.reporter.warn(f"no preview at step {state.step:,}, memory is short: {error}")
 
     def _look(self, state: TrainState) -> None:
         self._evaluate(state)
@@ -193,7 +205,7 @@ class Session:
             row["level_log_snr"] = log_snr
             low, high = row["ema_by_level"][0], row["ema_by_level"][-1]
             by_noise = f" (low noise {low:.3f}, high noise {high:.3f})"
-        append_metrics(self.folder, row)
+        self._row(row)
         self._keep_best(state, row["ema"])
         self.reporter.say(
             f"held-out loss at step {state.step:,}: {row['raw']:.4f}, averaged weights "
@@ -211,7 +223,22 @@ class Session:
         loss_figure(read_metrics(self.folder), self.folder / "loss.png", self.settings(state))
 
     def save(self, state: TrainState) -> None:
-        checkpoint.write(self.folder, state, self.run.train.keep)
+        self.saver.begin(state)
+
+    def skipped(self, state: TrainState, reason: str) -> None:
+        """A row and a warning for a batch that was left out."""
+        self._row({"kind": "skipped", "step": state.step, "reason": reason})
+        self.reporter.warn(f"batch {state.step:,} is left out: {reason}")
+
+    def smaller(self, state: TrainState, micro_batch: int) -> None:
+        """Remember that no more than these images fit into memory at once."""
+        train = replace(self.run.train, micro_batch=micro_batch)
+        self.task = replace(self.task, run=replace(self.run, train=train))  # type: ignore[type-var]
+        write_file(self.folder / "run.json", dumps(self.run).encode())
+        self.reporter.warn(
+            f"memory is short at step {state.step + 1:,}: from here on {micro_batch} images are "
+            f"run at once. A step still sees {train.batch}."
+        )
 
     def save_grid(self, state: TrainState, shown: Shown, path: Path) -> None:
         """A grid as a PNG that knows how it was made."""

@@ -51,7 +51,7 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         told = error.strerror or str(error)
-        raise type(error)(error.errno, f"could not write {path}: {told}") from error
+        raise OSError(error.errno, f"could not write {path}: {told}") from error
 
 
 def commit_folder(target: Path, files: Mapping[str, bytes]) -> None:

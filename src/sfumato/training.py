@@ -7,17 +7,16 @@ a function of model and batch. So a run that stops anywhere and goes on is the r
 import copy
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from . import ema
 from .data.batches import generator_at
+from .devices import is_out_of_memory
 
 WARMUP_SHARE = 0.1  # of the budget, at most
 Batch = dict[str, Tensor]
@@ -87,7 +86,8 @@ class TrainConfig:
     seed: int = 0
     save_every_steps: int | None = None
     save_every_seconds: float = 60.0  # or 30 times what a save takes, if that is longer
-    keep: int = 2  # checkpoints
+    keep: int = 2  # checkpoints, the newest
+    keep_every: int | None = None  # and those of every so many steps
     previews: int = 12  # sample grids and held-out losses, denser at the start
     preview_epochs: float | None = None  # instead: one every so many epochs
     compiled: bool = False
@@ -108,6 +108,7 @@ class TrainConfig:
             "lr",
             "grad_clip",
             "save_every_steps",
+            "keep_every",
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -168,6 +169,7 @@ class TrainState:
     previews: int = 0  # made so far
     epoch_loss: float = 0.0  # summed over the steps of the epoch so far
     epoch_steps: int = 0
+    skipped: int = 0  # batches whose loss or gradient was not finite
 
     @classmethod
     def fresh(cls, model: nn.Module, config: TrainConfig) -> "TrainState":
@@ -246,8 +248,12 @@ def _epoch(state: TrainState, loss: float, config: TrainConfig) -> dict[str, flo
     """Count the step's loss in its epoch; at the epoch's end its number and its mean loss."""
     state.epoch_loss += loss
     state.epoch_steps += 1
+    return _epoch_end(state, config)
+
+
+def _epoch_end(state: TrainState, config: TrainConfig) -> dict[str, float]:
     finished = int(config.epochs_at(state.step))
-    if finished == int(config.epochs_at(state.step - 1)):
+    if finished == int(config.epochs_at(state.step - 1)) or not state.epoch_steps:
         return {}
     mean = state.epoch_loss / state.epoch_steps
     state.epoch_loss, state.epoch_steps = 0.0, 0
@@ -274,6 +280,9 @@ def previews_due(progress: float, count: int) -> int:
     return sum(progress >= (index / count) ** 2 for index in range(count + 1))
 
 
+MOST_SKIPPED = 10  # batches in a row that are not finite
+
+
 class Hooks(Protocol):
     """What the loop calls; none of it may change the state or draw from a global generator."""
 
@@ -282,6 +291,10 @@ class Hooks(Protocol):
     def preview(self, state: TrainState) -> None: ...
 
     def save(self, state: TrainState) -> None: ...
+
+    def skipped(self, state: TrainState, reason: str) -> None: ...
+
+    def smaller(self, state: TrainState, micro_batch: int) -> None: ...
 
     def stopped(self) -> bool: ...
 
@@ -295,9 +308,16 @@ def train(
     clock: Callable[[], float] = time.monotonic,
     remember: Remember = forget,
 ) -> None:
-    """Advance `state` until the budget is spent or hooks.stopped(); save at the end either way."""
+    """Advance `state` until the budget is spent or hooks.stopped(); save at the end either way.
+
+    A batch whose loss or gradient is not finite is left out, and MOST_SKIPPED in a row end the run.
+    A batch that memory is too short for is run in smaller parts from then on.
+
+    Raises: FloatingPointError at such an end, with the state as it was before and saved.
+    """
     begun, before = clock(), state.seconds
     next_save = state.seconds + config.save_every_seconds
+    in_row = 0
     # With a larger budget than before, previews that were made at its end are due again.
     spent = config.progress(state.step, state.seconds)
     state.previews = min(state.previews, config.previews_due(state.step, spent))
@@ -309,12 +329,17 @@ def train(
             hooks.preview(state)
         if progress >= 1 or hooks.stopped():
             break
-        torch.manual_seed(generator_at(config.seed, "dropout", state.step).initial_seed())
         try:
-            scalars = take_step(state, loss, batch_at(state.step), config, remember)
-        except FloatingPointError:
-            hooks.save(state)
-            raise
+            scalars, config = step_that_fits(state, loss, batch_at, config, hooks, remember)
+        except FloatingPointError as error:
+            in_row += 1
+            if in_row >= MOST_SKIPPED:
+                hooks.save(state)
+                raise too_many_skipped(state, error) from error
+            skip(state, config)
+            hooks.skipped(state, str(error))
+            continue
+        in_row = 0
         state.seconds = before + clock() - begun
         hooks.log(state, scalars)
         if _save_is_due(state, config, next_save):
@@ -325,63 +350,49 @@ def train(
     hooks.save(state)
 
 
-@contextmanager
-def prefetched(batch_at: Callable[[int], Batch]) -> Iterator[Callable[[int], Batch]]:
-    """batch_at with the next batch made in a thread while this one is trained on.
+def step_that_fits(
+    state: TrainState,
+    loss: Loss,
+    batch_at: Callable[[int], Batch],
+    config: TrainConfig,
+    hooks: Hooks,
+    remember: Remember,
+) -> tuple[dict[str, float], TrainConfig]:
+    """take_step, in parts of half the size for as long as memory is short; how it was done.
 
-    The batches are the same, since each is a function of its step. Worth it where a GPU trains and
-    the CPU throws the dice; on a CPU alone the two would only take turns.
+    Raises: what take_step does; the refusal itself where not even one image fits.
     """
-    with ThreadPoolExecutor(1) as pool:
-        ahead: dict[int, Future[Batch]] = {}
+    while True:
+        torch.manual_seed(generator_at(config.seed, "dropout", state.step).initial_seed())
+        try:
+            return take_step(state, loss, batch_at(state.step), config, remember), config
+        except (MemoryError, RuntimeError) as error:
+            most = config.micro_batch or config.batch
+            if not is_out_of_memory(error) or most == 1:
+                raise
+        state.optimizer.zero_grad(set_to_none=True)
+        config = replace(config, micro_batch=most // 2)
+        hooks.smaller(state, most // 2)
 
-        def next_batch(step: int) -> Batch:
-            made = ahead.pop(step, None) or pool.submit(batch_at, step)
-            batch = made.result()
-            ahead.clear()
-            ahead[step + 1] = pool.submit(batch_at, step + 1)
-            return batch
 
-        yield next_batch
+def skip(state: TrainState, config: TrainConfig) -> None:
+    """Go on to the next batch as if this one were not there: weights, average, moments stay."""
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    state.skipped += 1
+    if _epoch_end(state, config):
+        state.epoch_loss, state.epoch_steps = 0.0, 0
+
+
+def too_many_skipped(state: TrainState, error: FloatingPointError) -> FloatingPointError:
+    return FloatingPointError(
+        f"{MOST_SKIPPED} batches in a row could not be trained on. The weights are finite and were "
+        f"saved at step {state.step:,}, as they were after the last good batch. The last of the "
+        f"{MOST_SKIPPED}: {error}"
+    )
 
 
 def _save_is_due(state: TrainState, config: TrainConfig, next_save: float) -> bool:
     if config.save_every_steps:
         return state.step % config.save_every_steps == 0
     return state.seconds >= next_save
-
-
-def optimizer_tensors(state: TrainState) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The optimizer's state as tensors named PARAMETER.KEY, and its groups' settings."""
-    names = [name for name, _ in state.model.named_parameters()]
-    saved = state.optimizer.state_dict()
-    tensors = {
-        f"{names[index]}.{key}": value
-        for index, entry in saved["state"].items()
-        for key, value in entry.items()
-    }
-    return tensors, saved["param_groups"]
-
-
-def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """The value with its numbers in the parameter's order in memory, where it has its shape.
-
-    Files hold rows one after another. The fused AdamW takes parameter and moments as they lie, so
-    those of a channels-last weight would be shuffled against it.
-    """
-    if value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter.detach(), dtype=value.dtype, device=value.device).copy_(value)
-
-
-def load_optimizer(
-    state: TrainState, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
-) -> None:
-    """Undo optimizer_tensors."""
-    entries: dict[int, dict[str, Tensor]] = {}
-    parameters = dict(state.model.named_parameters())
-    numbers = {name: number for number, name in enumerate(parameters)}
-    for name, value in tensors.items():
-        owner, _, key = name.rpartition(".")
-        entries.setdefault(numbers[owner], {})[key] = laid_out(value, parameters[owner])
-    state.optimizer.load_state_dict({"state": entries, "param_groups": groups})

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import checkpoint
 from ..arguments import Import
 from ..assembly import build, settle
+from ..checkpoint import load_optimizer, optimizer_tensors
 from ..config import Run, dumps
 from ..console import Reporter, count, reading
 from ..data import ImageData, fingerprint
@@ -21,7 +22,7 @@ from ..latents import AutoencoderCodec, open_codec
 from ..networks.describe import parameter_count
 from ..planning import load_data
 from ..storage import write_file
-from ..training import TrainState, load_optimizer, optimizer_tensors
+from ..training import TrainState
 
 FOLDERS: dict[str, Callable[[Path], Imported | None]] = {
     "a diffusers folder (a pipeline of UNet2DModel, or its unet)": diffusers.read,

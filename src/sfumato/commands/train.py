@@ -1,5 +1,6 @@
 """sfumato train: from a plan to a folder with a trained model in it."""
 
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +25,17 @@ from ..folder import (
     rewind_metrics,
     write_card,
 )
+from ..locking import sole_writer
 from ..pictures import data_preview, save_png
 from ..planning import check_same, fields_of, plan, resume_folder
+from ..prefetching import prefetched
 from ..preflight import check_disk, forecast, rehearse, settle_memory
 from ..recipes.own_images import reasons
-from ..session import Session, StopRequest, steps_of
+from ..session import Session, steps_of
+from ..stopping import StopRequest
 from ..storage import clear_unfinished, write_file
 from ..tasks import TASKS, Parts, Task, settle_precision, task_of
-from ..training import TrainState, losses_of, prefetched, train
+from ..training import TrainState, losses_of, train
 from ..training_film import training_film
 
 
@@ -53,7 +57,10 @@ def run_train(args: Train) -> None:
         check(run, data, device, args.out)
         return
     folder = resume_folder(args, run.name) if args.resume else None
-    Trainer(run, data, device, args.quiet).start(folder, args.out)
+    trainer = Trainer(run, data, device, args.quiet)
+    trainer.start(folder, args.out)
+    if trainer.code:
+        sys.exit(trainer.code)
 
 
 def check(run: AnyRun, data: ImageData, device: torch.device, out: Path | None) -> None:
@@ -129,6 +136,7 @@ class Trainer:
     def __init__(self, run: AnyRun, data: ImageData, device: torch.device, quiet: bool) -> None:
         self.run, self.device, self.quiet = run, device, quiet
         self.budget = run.train  # what the forecast is for
+        self.code = 0  # to exit with: of the signal that ended training, if one did
         self.trial = False  # of --check: quick pictures, and no word of where they are
         self.data = data
         self.splits = splits_of(run.data, data)
@@ -136,12 +144,16 @@ class Trainer:
     def start(self, resume: Path | None, out: Path | None) -> tuple[Path, bool]:
         """Train until the budget is spent or Ctrl-C; (the run's folder, whether it was spent)."""
         folder = resume or self._new_folder(out)
-        with Reporter(folder / "log.txt", self.quiet) as reporter:
+        with sole_writer(folder), Reporter(folder / "log.txt", self.quiet) as reporter:
             stop = StopRequest()
             state, session = self._prepare(folder, resume is not None, reporter, stop)
             before = state.step
             with stop.listening():
-                self._loop(state, session)
+                try:
+                    self._loop(state, session)
+                finally:
+                    session.saver.close()
+            self.code = stop.code
             finished = self.run.train.progress(state.step, state.seconds) >= 1
             self._finish(state, session, finished, already=finished and state.step == before > 0)
         return folder, finished

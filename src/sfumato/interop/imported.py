@@ -15,7 +15,7 @@ class Imported:
     weights: the state dict of `run.network.build()`; average: the same of its moving average, or
         None where there is none and the weights stand for both.
     shape: (C, H, W) of the images.
-    moments: the optimizer's state by PARAMETER.KEY, as training.optimizer_tensors has it; None
+    moments: the optimizer's state by PARAMETER.KEY, as checkpoint.optimizer_tensors has it; None
         where a run that goes on starts it anew.
     notes: whole sentences on what was decided, for people.
     """
