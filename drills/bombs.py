@@ -120,7 +120,7 @@ def tiff(
 
 
 def _many_scans(jpeg: bytes) -> bytes:
-    """500 scans after the first, each of which says in a few bytes that no block changes."""
+    """800 scans after the first, each of which says in a few bytes that no block changes."""
     blocks = (7680 // 8) ** 2
     bits = "0" + "1" * 14  # Huffman code 0: a run of 2^14 blocks, and 2^14 - 1 more
     runs = bits * -(-blocks // 32767)
@@ -128,7 +128,7 @@ def _many_scans(jpeg: bytes) -> bytes:
     coded = int(runs, 2).to_bytes(len(runs) // 8, "big").replace(b"\xff", b"\xff\0")
     table = b"\xff\xc4\0\x14\x10\x01" + bytes(15) + b"\xe0"
     scan = table + b"\xff\xda\0\x08\x01\x01\0\x01\x3f\0" + coded
-    return jpeg[:-2] + scan * 500 + b"\xff\xd9"
+    return jpeg[:-2] + scan * 800 + b"\xff\xd9"
 
 
 def _lossless_webp() -> bytes:
@@ -237,9 +237,9 @@ def _idx(folder: Path) -> Path:
 
 
 def _hollow(folder: Path) -> Path:
-    """A file of 2 TB that takes no room on the disk."""
+    """A file of 3 GB that takes no room on the disk."""
     folder.mkdir()
     with (folder / "a.png").open("wb") as file:
         file.write(seeds()["1.png"])
-        file.truncate(2 * 10**12)
+        file.truncate(3 * 10**9)
     return folder

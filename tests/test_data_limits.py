@@ -111,6 +111,7 @@ def test_scans_are_counted(monkeypatch):
     monkeypatch.setattr(limits, "MAX_SCANS", scans - 1)
     with pytest.raises(ValueError, match=f"{scans} scans"):
         decode(data)
+    decode(encoded(Image.new("L", (8, 8)), "JPEG") + b"\xff\xda" * 1000)  # a film behind it
 
 
 def test_decode_needs_no_word_with_pillow_before(monkeypatch):

@@ -189,8 +189,9 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise ValueError("the file is empty")
     Image.init()  # Pillow knows no format before; it does this once
     known = tuple(name for name in FORMATS if name in Image.OPEN)
-    with Image.open(BytesIO(without_text(data)), formats=known) as image:
-        check(image, data)
+    plain = without_text(data)
+    with Image.open(BytesIO(plain), formats=known) as image:
+        check(image, plain)
         yield image
 
 

@@ -38,8 +38,9 @@ def check(image: Image.Image, data: bytes) -> None:
         )
     if image.format == "TIFF":
         _check_tiles(image)
-    if image.format in ("JPEG", "MPO"):
-        # Coded data has a 0 after each 0xff: what looks like a scan's start is one.
+    if image.info.get("progressive"):
+        # Coded data has a 0 after each 0xff: there, what looks like a scan's start is one. (Phones
+        # append films to their JPEGs, where it may be chance; those are not progressive.)
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS:
             raise ValueError(f"{scans:,} scans, over the limit of {MAX_SCANS} for a JPEG")
