@@ -22,7 +22,7 @@ from . import bound, discrete, grids, objective, parameterization, process, solv
 from .classification import ClassifierLoss
 from .codec import CodecConfig, Pixels
 from .importance import ImportanceSampled
-from .interop.limits import LARGEST, check_name, check_sizes, shown
+from .interop.limits import LARGEST, check_name, check_sizes, is_float, shown
 from .interop.reading import json_of
 from .latents import AutoencoderCodec
 from .networks.adm import ADMConfig
@@ -324,10 +324,9 @@ def typed(value: Any, hint: Any, where: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in (
-        "inf",
-        "-inf",
-    )
+    if isinstance(value, str):
+        return value in ("inf", "-inf")
+    return type(value) is float or (type(value) is int and is_float(value))
 
 
 T = TypeVar("T")

@@ -26,6 +26,7 @@ from ..parameterization import PredictNoise
 from ..solvers import Ancestral
 from ..training import Constant, TrainConfig
 from .dit_layouts import Weights, check_fit, needed, tensors
+from .fitting import sides
 from .imported import Imported
 from .reading import json_of, naming
 from .torch_files import Tree, read_tensors
@@ -106,7 +107,7 @@ def check_kind(weights: Weights) -> None:
             "this is guided-diffusion's classifier, the way down of a U-Net alone: only its "
             "diffusion models can be read"
         )
-    if weights["input_blocks.0.0.weight"].shape[1] == 6:
+    if sides(weights, "input_blocks.0.0.weight", 4)[1] == 6:
         raise ValueError(
             "this network takes 6 channels: it is guided-diffusion's upsampler, which is shown a "
             "small image beside the noisy one; only models that draw from noise alone can be read"
@@ -128,13 +129,14 @@ def infer(weights: Weights) -> ADMConfig:
     ends = range(count - 1, -1, -(blocks + 1))  # the last stage of each level, finest first
     widths = [len(needed(weights, f"output_blocks.{i}.0.in_layers.2.weight")) for i in ends]
     attending = [f"output_blocks.{i}.1.qkv.weight" in weights for i in ends]
-    stem, first = weights["input_blocks.0.0.weight"], widths[0]
+    _, in_channels, _, _ = sides(weights, "input_blocks.0.0.weight", 4)
+    first = widths[0]
     if any(width % first for width in widths):
         raise ValueError(f"levels are {widths} wide: each must be a multiple of the first")
     labels, told = weights.get("label_emb.weight"), weights["middle_block.0.emb_layers.1.weight"]
-    sinusoids = weights["time_embed.0.weight"].shape[1]
+    _, sinusoids = sides(weights, "time_embed.0.weight", 2)
     return ADMConfig(
-        in_channels=stem.shape[1],
+        in_channels=in_channels,
         out_channels=len(needed(weights, "out.2.weight")),
         channels=first,
         multipliers=tuple(width // first for width in widths),

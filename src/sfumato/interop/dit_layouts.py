@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.dit import SIZES, DiTConfig, positions
-from .fitting import check_weights, floating, skeleton
+from .fitting import check_weights, floating, sides, skeleton
 from .torch_files import Tree
 
 Weights = dict[str, Tensor]
@@ -64,7 +64,7 @@ def from_original(weights: Weights, heads: int | None = None) -> tuple[DiTConfig
     Raises: ValueError where pos_embed is not ours, the width is none of the paper's and no heads
     are given, or tensors are missing, unknown or misshapen.
     """
-    width, in_channels, patch, _ = needed(weights, "x_embedder.proj.weight").shape
+    width, in_channels, patch, _ = sides(weights, "x_embedder.proj.weight", 4)
     labels = weights.get("y_embedder.embedding_table.weight")
     config = DiTConfig(
         in_channels=in_channels,

@@ -61,6 +61,16 @@ def first_of(complaints: list[str]) -> str:
     return "; ".join(complaints[:NAMED]) + more
 
 
+def sides(weights: Mapping[str, Tensor], name: str, count: int) -> tuple[int, ...]:
+    """A tensor's shape. Raises: ValueError, by name, where it is missing or has another rank."""
+    if name not in weights:
+        raise ValueError(f"{name} is missing among the {len(weights)} tensors of this file")
+    shape = tuple(weights[name].shape)
+    if len(shape) != count:
+        raise ValueError(f"1 weight can't be: {name}: {shape}, not ({', '.join('?' * count)})")
+    return shape
+
+
 def floating(value: Tensor) -> Tensor:
     """Half or double precision as float32; whole numbers stay, so that a check can tell them."""
     return value.float() if value.is_floating_point() else value

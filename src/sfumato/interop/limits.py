@@ -32,6 +32,11 @@ def check_sizes(value: Any, where: str, most: int = LARGEST) -> None:
         raise ValueError(f"{where} = {shown(value)}; {most:,} is the largest that is read.")
 
 
+def is_float(number: int) -> bool:
+    """Whether the whole number is within a float's range."""
+    return abs(number) < 2**1023
+
+
 def check_name(name: str, where: object) -> None:
     """Raise ValueError unless a folder of this name lies below the one that it is put into."""
     parts = name.split("/")
@@ -51,7 +56,7 @@ def like(value: Any, default: Any, where: str) -> Any:
     check_sizes(value, where)
     if isinstance(default, tuple) and isinstance(value, list):
         return tuple(like(part, default[0], where) for part in value)
-    if isinstance(default, float) and type(value) is int:
+    if isinstance(default, float) and type(value) is int and is_float(value):
         return float(value)
     if type(value) is not type(default):
         raise ValueError(f"{where} = {shown(value)}; {type(default).__name__} is wanted.")

@@ -22,6 +22,7 @@ from ..objective import Denoising, DiscreteTimes
 from ..parameterization import PredictNoise
 from ..solvers import Ancestral
 from ..training import Constant, TrainConfig
+from .fitting import sides
 from .imported import Imported
 from .lucid_shapes import check_fits
 from .reading import naming
@@ -59,8 +60,8 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _pulfer(tensors: dict[str, Tensor], source: str) -> Imported:
     weights = _below(tensors, "network.")
-    steps, features = weights["time_embed.weight"].shape
-    channels, images, _, _ = weights["b1.0.conv1.weight"].shape
+    steps, features = sides(weights, "time_embed.weight", 2)
+    channels, images, _, _ = sides(weights, "b1.0.conv1.weight", 4)
     size = weights["b1.0.ln.weight"].shape[-1]
     network = PulferUNetConfig(images, None, channels, size, steps, features)
     check_fits(network, weights, "BrianPulfer/PapersReimplementations")
