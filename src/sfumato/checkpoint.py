@@ -25,7 +25,15 @@ Say = Callable[[str], None]
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    """As safetensors takes them: on the CPU, in one piece, and none in the memory of another."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        plain[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return plain
 
 
 def files_of(state: TrainState) -> dict[str, bytes]:

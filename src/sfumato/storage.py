@@ -30,8 +30,9 @@ def make_folders(path: Path) -> None:
     """The folder and those above it that are missing, their names durable."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
-        disk.make_folder(folder)
-        disk.sync_folder(folder.parent)
+        with naming(folder):
+            disk.make_folder(folder)
+            disk.sync_folder(folder.parent)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -45,13 +46,13 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """What the disk refuses within the block is told with the path that was being written."""
+def naming(path: Path, doing: str = "write") -> Iterator[None]:
+    """What the disk refuses within the block is told with the path that it was about."""
     try:
         yield
     except OSError as error:
         told = error.strerror or str(error)
-        raise OSError(error.errno, f"could not write {path}: {told}") from error
+        raise OSError(error.errno, f"could not {doing} {path}: {told}") from error
 
 
 def commit_folder(target: Path, files: Mapping[str, bytes]) -> None:
@@ -144,9 +145,10 @@ def _remove_what_can_be(folder: Path) -> None:
 def retire(folder: Path) -> None:
     """Remove a committed folder; a crash on the way can't leave a part of it under its name."""
     doomed = folder.with_name(f"{TEMPORARY}{folder.name}-old")
-    disk.rename(folder, doomed)
-    disk.sync_folder(folder.parent)
-    remove_tree(doomed)
+    with naming(folder, "remove"):
+        disk.rename(folder, doomed)
+        disk.sync_folder(folder.parent)
+        remove_tree(doomed)
 
 
 def clear_unfinished(folder: Path) -> None:
