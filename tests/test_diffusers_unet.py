@@ -66,6 +66,8 @@ def test_weights_of_another_network_are_refused_by_name() -> None:
     weights = TINY.build().state_dict()
     del weights["conv_in.bias"]
     weights |= {"more.weight": torch.ones(1), "conv_out.bias": torch.ones(2)}
-    with pytest.raises(ValueError, match=r"3 weights .* which has 208: conv_in.bias is missing") as e:
+    with pytest.raises(
+        ValueError, match=r"3 weights .* which has 208: conv_in.bias is missing"
+    ) as e:
         read_weights(TINY, weights)
     assert "conv_out.bias: (2,), not (3,); more.weight has no place" in str(e.value)
