@@ -1,10 +1,11 @@
 """Reliability drills: what sfumato promises to survive, tried. python -m drills --help"""
 
-from . import checkpoints, data_sets, hostile, images
+from . import checkpoints, data_sets, hostile, images, kills
 from .drill import Drill
 
 DRILLS: dict[str, Drill] = {
     **checkpoints.DRILLS,
+    **kills.DRILLS,
     **images.DRILLS,
     **data_sets.DRILLS,
     **hostile.DRILLS,

@@ -11,10 +11,10 @@ from typing import Any
 
 from sfumato.config import read_run
 from sfumato.data import load
+from sfumato.folder import read_card
 from sfumato.interop import diffusers
 from sfumato.interop.torch_files import read_tensors
 from sfumato.latents import CODEC, WEIGHTS, read_codec
-from sfumato.loading import card_in
 from sfumato.minilm import VOCABULARY, read, tokenizer
 from sfumato.storage import commit_folder
 from sfumato.text import CARD, load_table
@@ -231,8 +231,8 @@ BOMBS: dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]] = {
     "run.json, deep objects": (inside(deep(b'{"a":', b"}"), "run.json"), read_run),
     "run.json, a long number": (inside(digits, "run.json"), read_run),
     "run.json, a key over and over": (inside(twice, "run.json"), read_run),
-    "data.json, deep": (inside(deep(b"[", b"]"), "data.json"), card_in),
-    "data.json, a long number": (inside(digits, "data.json"), card_in),
+    "data.json, deep": (inside(deep(b"[", b"]"), "data.json"), read_card),
+    "data.json, a long number": (inside(digits, "data.json"), read_card),
     "captions.json, deep": (inside(deep(b"[", b"]"), CARD), load_table),
     "captions.json, wrong": (inside(text_table, CARD), load_table),
     "codec.json, deep": (codec(deep(b"[", b"]"), EMPTY), read_codec),

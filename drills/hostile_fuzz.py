@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save
 
 from sfumato.config import dumps, loads, override
+from sfumato.folder import read_card
 from sfumato.interop.fitting import skeleton
 from sfumato.interop.reading import tensors_of
 from sfumato.interop.torch_pickles import Refused, look_through
 from sfumato.latents import CODEC, read_codec
-from sfumato.loading import card_in
 from sfumato.recipes import RECIPES
 from sfumato.storage import MANIFEST, DamagedError, commit_folder, read_folder
 from sfumato.text import CARD, CaptionTable, load_table, save_table
@@ -172,7 +172,7 @@ def _targets(root: Path) -> list[tuple[Target, int]]:
         (("header", weights, lambda c: tensors_of(c, "a")), 30),
         (("manifest", (folder / MANIFEST).read_bytes(), _in(folder / MANIFEST, read_folder)), 15),
         *((target, 3) for target in read[::every][:10]),
-        (("data.json", json.dumps(card).encode(), _in(root / "data.json", card_in)), 13),
+        (("data.json", json.dumps(card).encode(), _in(root / "data.json", read_card)), 13),
         (("pickle", torch_pickle, look_through), 7),
         ((CARD, (table / CARD).read_bytes(), _in(table / CARD, load_table)), 4),
         ((CODEC, (codec / CODEC).read_bytes(), lambda c: _codec(codec, c)), 1),

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load
 
 from sfumato.config import loads
+from sfumato.data import UnreadableWarning
 from sfumato.folder import read_metrics
 from sfumato.pictures import read_settings
 
@@ -237,11 +238,14 @@ def test_a_folder_of_ones_own(sfumato, tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (20, 14), (shade, i * 10, 90)).save(path)
     (tmp_path / "pets" / "cat" / "broken.png").write_bytes(b"not a picture")
-    printed = sfumato("info", "pets")
+    with pytest.warns(UnreadableWarning, match=r"LOOKS DAMAGED, 4.0% of it: .*broken.png"):
+        printed = sfumato("info", "pets")
     assert "broken.png" in printed
     assert "cat, dog" in printed
     tiny = [word for word in TINY if word not in ("--limit", "120")]
-    sfumato("train", "pets", "--steps", "1", "--flip", *tiny)
+    with pytest.warns(UnreadableWarning, match=r"broken.png"):
+        sfumato("train", "pets", "--steps", "1", "--flip", *tiny)
+    assert "broken.png\t" in (tmp_path / "runs/pets-small/quarantine.txt").read_text()
     run = loads((tmp_path / "runs/pets-small/run.json").read_text())
     assert run.data.flip
     assert run.network.in_channels == 3
@@ -250,6 +254,13 @@ def test_a_folder_of_ones_own(sfumato, tmp_path):
         "dog",
     ]
     sfumato("sample", "last", "--label", "dog", "--count", "2")
+    (tmp_path / "pets" / "cat" / "broken.png").unlink()
+    Image.new("RGB", (20, 14), (1, 2, 3)).save(tmp_path / "pets" / "dog" / "3.png")
+    with pytest.raises(SystemExit, match=r"0 added; 0 removed; 1 changed \(.*3.png\)\. Bring"):
+        sfumato("train", "runs/pets-small", "--steps", "2")
+    (tmp_path / "pets" / "dog" / "3.png").write_bytes(b"no more")
+    with pytest.raises(SystemExit, match=r"1 of 24 images cannot .*dog.3.png.*Up to 0.0%"):
+        sfumato("train", "pets", "--steps", "1", "data.unreadable=0", *tiny)
 
 
 def test_nonsense_is_answered_in_one_line(sfumato):

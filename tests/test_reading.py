@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save
 
 from sfumato.config import dumps, loads, override, read_run
+from sfumato.folder import read_card
 from sfumato.interop import limits, reading
 from sfumato.interop.fitting import check_finite, check_weights
 from sfumato.interop.reading import json_of, tensors_of
-from sfumato.loading import card_in
 from sfumato.recipes import RECIPES
 
 DTYPES = (
@@ -146,10 +146,10 @@ def test_a_run_is_named_by_its_file(tmp_path):
 )
 def test_a_card_of_other_types_is_refused(tmp_path, change, message):
     (tmp_path / "data.json").write_text(json.dumps(CARD))
-    assert card_in(tmp_path).shape == (1, 8, 8)
+    assert read_card(tmp_path).shape == (1, 8, 8)
     (tmp_path / "data.json").write_text(json.dumps({**CARD, **change}))
     with pytest.raises(ValueError, match=rf"data\.json: .*{message}"):
-        card_in(tmp_path)
+        read_card(tmp_path)
 
 
 # --- weights

@@ -26,6 +26,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when torch loads
     warnings.formatwarning = lambda message, *rest, **more: f"note: {message}\n"  # no file, no line
     from .arguments import UsageError, parse
+    from .storage import DamagedError
 
     if sys.argv[1:] in (["--version"], ["version"]):
         from . import __version__
@@ -36,7 +37,7 @@ def main() -> None:
         command = parse(sys.argv[1:])
         module, function = RUNNERS[type(command).__name__]
         getattr(import_module(f".commands.{module}", __package__), function)(command)
-    except (UsageError, ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (UsageError, ValueError, OSError, FloatingPointError, DamagedError) as error:
         sys.exit(f"sfumato: {error}")
     except MemoryError as error:
         sys.exit(f"sfumato: out of memory: {error}. Choose a smaller --size or --limit.")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
+from .interop.reading import json_of, tensors_of
 from .storage import DamagedError, commit_folder, read_folder, retire
 from .training import TrainState
 
@@ -67,11 +68,15 @@ def restore(state: TrainState, files: dict[str, bytes]) -> None:
     """
     scalars = scalars_in(files)
     try:
-        state.model.load_state_dict(load(entry(files, "weights.safetensors")))
-        state.average.load_state_dict(load(entry(files, "average.safetensors")))
+        state.model.load_state_dict(
+            tensors_of(entry(files, "weights.safetensors"), "weights.safetensors")
+        )
+        state.average.load_state_dict(
+            tensors_of(entry(files, "average.safetensors"), "average.safetensors")
+        )
     except RuntimeError as error:
         raise ValueError(f"the checkpoint is of another network than run.json: {error}") from error
-    moments = load(entry(files, "optimizer.safetensors"))
+    moments = tensors_in(files, "optimizer.safetensors")
     for name in scalars.get("optimizer_tensors", ()):  # not in format 1
         entry(moments, name)
     load_optimizer(state, moments, entry(scalars, "optimizer_groups"))
@@ -79,12 +84,17 @@ def restore(state: TrainState, files: dict[str, bytes]) -> None:
         setattr(state, name, entry(scalars, name))
 
 
+def tensors_in(files: dict[str, bytes], name: str) -> dict[str, Tensor]:
+    """A file's tensors. Raises: ValueError, naming it, where it is missing or holds none."""
+    return tensors_of(entry(files, name), name)
+
+
 def scalars_in(files: dict[str, bytes]) -> dict[str, Any]:
     """state.json, with what checkpoints of format 1 did not have.
 
     Raises: ValueError for a newer format.
     """
-    scalars = json.loads(entry(files, "state.json"))
+    scalars = json_of(entry(files, "state.json"), "state.json")
     number = entry(scalars, "format")
     if number > FORMAT:
         raise ValueError(

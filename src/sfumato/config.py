@@ -55,6 +55,7 @@ class DataConfig:
         measured once, at the end; at most a fifth of all.
     label_dropout: the share of labels or captions that become the null condition, for
         classifier-free guidance.
+    unreadable: the share of the image files that may be broken; above it the set is refused.
     """
 
     source: str = "digits"
@@ -67,12 +68,16 @@ class DataConfig:
     flip: bool = False
     label_dropout: float = 0.1
     split: str = "train"
+    unreadable: float = 0.2
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"data.split = {self.split!r}; it is one of {', '.join(SPLITS)}.")
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout = {self.label_dropout}; it is a share, from 0 to 1.")
+        for name in ("label_dropout", "unreadable"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"data.{name} = {getattr(self, name)}; it is a share, from 0 to 1."
+                )
         for name in ("size", "channels", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -8,13 +8,18 @@ runs/NAME/  run.json        the settled settings; sfumato train --config reads i
             data-preview.png, loss.png, samples.png, film.webp, index.html
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import disk
+from .interop.limits import shown
+from .interop.reading import json_of
 from .storage import write_file
+
+LARGEST_COUNT = 10**12  # of images, and of pixels to a side
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -70,10 +75,26 @@ def write_card(folder: Path, card: DataCard) -> None:
 
 
 def read_card(folder: Path) -> DataCard:
-    fields = json.loads((folder / "data.json").read_text("utf-8"))
-    fields["size"] = tuple(fields["size"])
-    fields["class_names"] = tuple(fields["class_names"])
-    return DataCard(**fields)
+    """What the run in this folder remembers of its data.
+
+    Raises: FileNotFoundError where there is no data.json; ValueError, naming it, where it is none.
+    """
+    where = folder / "data.json"
+    fields = json_of(where.read_bytes(), where)
+    wanted = {field.name for field in dataclasses.fields(DataCard)}
+    if fields.keys() != wanted:
+        odd = ", ".join(sorted(shown(name) for name in fields.keys() ^ wanted)[:4])
+        raise ValueError(f"{where}: missing or unknown are {odd}; copy the run's folder again.")
+    size, names = fields["size"], fields["class_names"]
+    texts = (fields["name"], fields["source"], fields["fingerprint"])
+    counts = (fields["images"], fields["channels"], *(size if isinstance(size, list) else [None]))
+    if not all(isinstance(text, str) for text in texts) or not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError(f"{where}: name, source, fingerprint and class_names are texts.")
+    if len(counts) != 4 or not all(type(n) is int and 0 <= n <= LARGEST_COUNT for n in counts):
+        raise ValueError(f"{where}: images, channels and size are {shown(counts)}: whole numbers.")
+    return DataCard(**{**fields, "size": tuple(size), "class_names": tuple(names)})
 
 
 def append_metrics(folder: Path, *rows: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """A run's folder as working parts again: its denoiser, codec and conditions, for sampling."""
 
-import dataclasses
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -16,17 +15,15 @@ from .conditions import Captions, Conditions, Labels, Nothing
 from .config import ClassifierRun, Run, read_run
 from .denoiser import NetworkDenoiser
 from .devices import DTYPES
-from .folder import DataCard, find
+from .folder import DataCard, find, read_card
 from .guidance import LogProb
 from .interop.fitting import check_weights, skeleton
-from .interop.limits import shown
-from .interop.reading import json_of, tensors_of
+from .interop.reading import tensors_of
 from .storage import DamagedError, read_folder
 from .tasks.classifying import build_classifier
 from .text import load_table
 
 NETWORK = "network."  # what a denoiser and a classifier call their network
-LARGEST_COUNT = 10**12  # of images, and of pixels to a side
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def load_run(
     denoiser = build(run, device).eval()
     take(denoiser, tensors, folder)
     denoiser.precision = DTYPES[precision or run.precision]
-    card = card_in(folder)
+    card = read_card(folder)
     codec = run.codec.build(folder, device)
     conditions = conditions_in(folder, run)
     return Loaded(folder, run, card, denoiser, step, device, weights, codec, conditions)
@@ -125,29 +122,6 @@ def tensors_in(folder: Path, files: dict[str, bytes], part: str) -> dict[str, to
     return tensors_of(files[name], folder / name)
 
 
-def card_in(folder: Path) -> DataCard:
-    """What the run in this folder remembers of its data.
-
-    Raises: FileNotFoundError where there is no data.json; ValueError, naming it, where it is none.
-    """
-    where = folder / "data.json"
-    fields = json_of(where.read_bytes(), where)
-    wanted = {field.name for field in dataclasses.fields(DataCard)}
-    if fields.keys() != wanted:
-        odd = ", ".join(sorted(shown(name) for name in fields.keys() ^ wanted)[:4])
-        raise ValueError(f"{where}: missing or unknown are {odd}; copy the run's folder again.")
-    size, names = fields["size"], fields["class_names"]
-    texts = (fields["name"], fields["source"], fields["fingerprint"])
-    counts = (fields["images"], fields["channels"], *(size if isinstance(size, list) else [None]))
-    if not all(isinstance(text, str) for text in texts) or not (
-        isinstance(names, list) and all(isinstance(name, str) for name in names)
-    ):
-        raise ValueError(f"{where}: name, source, fingerprint and class_names are texts.")
-    if len(counts) != 4 or not all(type(n) is int and 0 <= n <= LARGEST_COUNT for n in counts):
-        raise ValueError(f"{where}: images, channels and size are {shown(counts)}: whole numbers.")
-    return DataCard(**{**fields, "size": tuple(size), "class_names": tuple(names)})
-
-
 def check_network(run: Run | ClassifierRun, tensors: dict[str, torch.Tensor], folder: Path) -> None:
     """Raise ValueError, before memory is taken, unless the weights are those of run.json."""
     shapes = skeleton(run.network.build, folder / "run.json")
@@ -192,7 +166,7 @@ def guided(loaded: Loaded, name: str) -> Loaded:
     guide = build_classifier(run, loaded.device).eval()
     take(guide, tensors, folder)
     guide.requires_grad_(False)
-    names, own = card_in(folder).class_names, loaded.card.class_names
+    names, own = read_card(folder).class_names, loaded.card.class_names
     if loaded.run.network.classes:
         if names != own:
             raise ValueError(

@@ -8,8 +8,18 @@ from typing import Any, TypeVar
 
 from .arguments import Sample, Train, UsageError, seconds
 from .codec import Pixels
-from .config import RUNS, AnyRun, DataConfig, Run, SamplingConfig, loads, override, to_dict
-from .data import ImageData, fingerprint, load
+from .config import (
+    RUNS,
+    AnyRun,
+    DataConfig,
+    Run,
+    SamplingConfig,
+    loads,
+    override,
+    read_run,
+    to_dict,
+)
+from .data import ImageData, Tolerance, fingerprint, load
 from .devices import pick_device
 from .folder import DataCard, read_card
 from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
@@ -55,6 +65,7 @@ FREE_TO_CHANGE = {  # when a run goes on: nothing that the finished steps depend
     ),
     *("train.save_every_seconds", "train.previews", "train.micro_batch", "sampling", "name"),
     *("train.epochs", "train.preview_epochs", "train.compiled"),
+    "data.unreadable",
     "train.epoch_images",  # the data are compared by their fingerprint
 }
 
@@ -79,13 +90,14 @@ def load_data(
         labels=config.labels,
         progress=progress,
         split=config.split,
+        tolerance=Tolerance(most=config.unreadable),
     )
 
 
 def starting_point(args: Train) -> AnyRun | None:
     """The run that --config or the recipe names; None where the source is a data set."""
     if args.config is not None:
-        return loads(args.config.read_text("utf-8"))
+        return loads(args.config.read_bytes(), args.config)
     recipe = recipe_at(args.source)
     if recipe is None:
         return None
@@ -112,7 +124,7 @@ def plan(args: Train, progress: Any = None) -> tuple[AnyRun, ImageData]:
         card = read_card(folder)
         data = as_before(card, config, data, progress)
         if automatic:  # what was chosen then stands, whatever would be chosen today
-            run = loads((folder / "run.json").read_text("utf-8"))
+            run = read_run(folder)
     run = with_flags(replace(run, data=config), args)
     data = as_used(run, data, card)
     return TASKS[type(run)].settled(run, data), data
@@ -337,7 +349,7 @@ def resume_folder(args: Train, name: str, root: Path = Path("runs")) -> Path:
 
 
 def _named(path: Path, name: str) -> bool:
-    return loads(path.read_text("utf-8")).name == name
+    return read_run(path.parent).name == name
 
 
 def fields_of(run: AnyRun) -> dict[str, str]:

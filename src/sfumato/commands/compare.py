@@ -23,7 +23,7 @@ from ..arguments import Compare, UsageError, seconds
 from ..assembly import Splits, splits_of
 from ..comparing import Comparison, Contestant, comparison_figure, curve_of, notes, speed_of, table
 from ..conditions import Captions
-from ..config import Run, dumps, loads, near, to_dict
+from ..config import Run, dumps, near, read_run, to_dict
 from ..console import Reporter, reading
 from ..data import ImageData, fingerprint, subset
 from ..devices import pick_device
@@ -148,7 +148,7 @@ def is_finished(run: Run, folder: Path) -> bool:
 
     Raises: ValueError where it was trained with other settings.
     """
-    saved = loads((folder / "run.json").read_text("utf-8"))
+    saved = read_run(folder)
     precision = saved.precision if run.precision == "auto" else run.precision
     check_same(saved, replace(run, precision=precision))
     found = checkpoint.newest(folder, mend=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..arguments import Evaluate, UsageError
 from ..assembly import splits_of
-from ..config import AnyRun, Run, loads
+from ..config import AnyRun, Run, read_run
 from ..console import Reporter, count, facts_block, reading
 from ..data import ImageData, fingerprint, spread, subset
 from ..devices import pick_device
@@ -40,7 +40,7 @@ def run_evaluate(args: Evaluate) -> None:
         if value is not None and value < 2:
             raise UsageError(f"--{name} {value}; at least 2 are needed.")
     device, folder = pick_device(args.device), find(args.run)
-    run, card = loads((folder / "run.json").read_text("utf-8")), read_card(folder)
+    run, card = read_run(folder), read_card(folder)
     if args.flow:
         check_flow(run)
     with Reporter(quiet=args.quiet) as reporter:

@@ -67,12 +67,12 @@ NEXT = {  # by the kind of run; {0} is its folder
 
 def print_run(name: str) -> None:
     """The run's facts, its last numbers and what to type next."""
-    from ..config import loads
+    from ..config import read_run
     from ..console import facts_block
     from ..folder import find, read_card, read_metrics
 
     folder = find(name)
-    run, card = loads((folder / "run.json").read_text("utf-8")), read_card(folder)
+    run, card = read_run(folder), read_card(folder)
     shape = f"images of {card.size}, from {card.source}"
     facts = {"data": f"{card.name}: {card.images:,} {shape}" if card.images else f"none; {shape}"}
     fields = {label: getattr(run, field, None) for label, field in FIELDS.items()}
@@ -85,12 +85,13 @@ def print_run(name: str) -> None:
 
 def codec_facts(folder: Path) -> dict[str, str]:
     """What the run's autoencoder, its own or the one that it copied, says of itself."""
+    from ..interop.reading import json_of
     from ..latents import CODEC, IN_RUN
 
     path = folder / IN_RUN / CODEC
     if not path.exists():
         return {}
-    codec = json.loads(path.read_text("utf-8"))
+    codec = json_of(path.read_bytes(), path)
     told = [
         f"{codec['network']['kind']}, f = {codec['f']}",
         "means " + _rounded(codec["means"]),
@@ -138,9 +139,9 @@ def metric_facts(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def print_data(source: str) -> None:
     from ..console import reading
-    from ..data import load
+    from ..data import Tolerance, load
 
-    data = load(source, progress=reading(print))
+    data = load(source, progress=reading(print), tolerance=Tolerance(most=1.0))
     print(data.describe())
     for path, reason in data.skipped[:20]:
         print(f"  left out: {path} ({reason})")

@@ -11,9 +11,11 @@ import torch
 from .. import checkpoint
 from ..arguments import Train
 from ..assembly import splits_of
-from ..config import AnyRun, dumps, loads
+from ..config import AnyRun, dumps, read_run
 from ..console import Reporter, count, duration, reading
 from ..data import ImageData, fingerprint
+from ..data.changes import changes, index, index_text, read_index
+from ..data.quarantine import as_text
 from ..devices import pick_device
 from ..folder import (
     DataCard,
@@ -127,6 +129,24 @@ def facts(
     return described
 
 
+def list_files(folder: Path, data: ImageData) -> None:
+    """files.txt, a digest of every image by its name; quarantine.txt, what could not be read."""
+    digests = index(data)
+    if digests is not None:
+        write_file(folder / FILES, index_text(digests).encode())
+    if data.unreadable:
+        write_file(folder / "quarantine.txt", as_text(data.unreadable).encode())
+
+
+def changed_files(folder: Path, data: ImageData) -> str:
+    """A sentence on the files that were added, removed or changed; empty where none is known."""
+    digests = index(data)
+    if digests is None or not (folder / FILES).exists():
+        return ""
+    return f"{changes(read_index((folder / FILES).read_text('utf-8')), digests)}. "
+
+
+FILES = "files.txt"
 FEW_IMAGES = 100
 
 
@@ -175,7 +195,7 @@ class Trainer:
         task = self._task(folder, reporter)
         if resumed:
             self._check_data(folder, card)
-            saved = loads((folder / "run.json").read_text("utf-8"))
+            saved = read_run(folder)
             precision = saved.precision if self.run.precision == "auto" else self.run.precision
             self.run = check_same(saved, replace(self.run, precision=precision))
         else:
@@ -187,6 +207,8 @@ class Trainer:
             reporter.say(f"  precision  {reason}")
             task = self._rehearse(task, folder, reporter)
         write_card(folder, card)
+        if not resumed:
+            list_files(folder, self.data)
         write_file(folder / "run.json", dumps(self.run).encode())  # last: it makes a folder a run
         state = TrainState.fresh(task.build(), self.run.train)
         if resumed:
@@ -254,7 +276,8 @@ class Trainer:
             raise ValueError(
                 f"the images are not those that the run began with: it had {before.images:,} of "
                 f"{before.size}, now there are {card.images:,} of {card.size}, or their pixels or "
-                "labels changed. Bring the old ones back, or start a new run."
+                f"labels changed. {changed_files(folder, self.data)}Bring the old ones back, or "
+                "start a new run."
             )
 
     def _restore(self, folder: Path, state: TrainState, reporter: Reporter) -> None:

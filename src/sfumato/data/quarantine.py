@@ -46,7 +46,8 @@ def judge(failures: Failures, tried: int, where: str, tolerance: Tolerance) -> N
         raise ValueError(
             f"{where}: {count:,} of {tried:,} images cannot be read: "
             f"{_named(failures, _NAMED_IN_ERROR)}. Up to {tolerance.most:.1%} would be left out; "
-            f"this is {share:.1%}. Fetch the set anew, or tolerate a larger share."
+            f"this is {share:.1%}. Fetch the set anew, or "
+            "tolerate a larger share (data.unreadable=0.5)."
         )
     left = "1 image was" if count == 1 else f"{count:,} images were"
     words = f"{left} left out of {tried:,}, unreadable: {_named(failures, _NAMED)}."
