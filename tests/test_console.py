@@ -258,3 +258,16 @@ def test_reading_many_files_says_how_many_and_how_long():
         "reading images: 20 of 100, about 8.0 s left",
         "reading images: 50 of 100, about 4.0 s left",
     ]
+
+
+def test_output_that_nobody_reads_does_not_end_a_run(tmp_path):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    with Reporter(tmp_path / "log.txt", stream=Gone(), live=False) as reporter:
+        reporter.say("one")
+        reporter.warn("two")
+    told = (tmp_path / "log.txt").read_text().splitlines()
+    assert (told[0], told[2]) == ("one", "warning: two")
+    assert "nobody reads" in told[1]

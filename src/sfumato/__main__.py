@@ -19,8 +19,15 @@ RUNNERS = {  # what was typed: the module that does it, imported only then, and 
 }
 
 
+NOT_FINITE = 3  # exit code: losses or images were not numbers
+
+
 def main() -> None:
-    """Run the command that was typed; a mistake of the caller's is one line and exit code 1."""
+    """Run the command that was typed; a mistake of the caller's is one line and exit code 1.
+
+    Other codes: 2 for a command line that can't be read, 3 where numbers were not finite, 128 + n
+    where signal n ended a training run, which then is saved.
+    """
     # Threads that wait for one another spin only briefly before they sleep. By default a step takes
     # several times as long where another program wants a core (experiments/LOG.md); as fast alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when torch loads
@@ -37,8 +44,11 @@ def main() -> None:
         command = parse(sys.argv[1:])
         module, function = RUNNERS[type(command).__name__]
         getattr(import_module(f".commands.{module}", __package__), function)(command)
-    except (UsageError, ValueError, OSError, FloatingPointError, DamagedError) as error:
+    except (UsageError, ValueError, OSError, DamagedError) as error:
         sys.exit(f"sfumato: {error}")
+    except FloatingPointError as error:
+        print(f"sfumato: {error}", file=sys.stderr)
+        sys.exit(NOT_FINITE)
     except MemoryError as error:
         sys.exit(f"sfumato: out of memory: {error}. Choose a smaller --size or --limit.")
     except KeyboardInterrupt:

@@ -20,7 +20,12 @@ from .storage import DamagedError, commit_folder, read_folder, retire
 from .training import TrainState
 
 FORMAT = 2
-ADDED = {"epoch_loss": 0.0, "epoch_steps": 0, "skipped": 0}  # since format 1, which lacks them
+ADDED = {
+    "epoch_loss": 0.0,
+    "epoch_steps": 0,
+    "skipped": 0,
+    "optimizer_tensors": (),
+}  # since format 1, which lacks them
 T = TypeVar("T")
 Say = Callable[[str], None]
 
@@ -77,7 +82,7 @@ def restore(state: TrainState, files: dict[str, bytes]) -> None:
     except RuntimeError as error:
         raise ValueError(f"the checkpoint is of another network than run.json: {error}") from error
     moments = tensors_in(files, "optimizer.safetensors")
-    for name in scalars.get("optimizer_tensors", ()):  # not in format 1
+    for name in entry(scalars, "optimizer_tensors"):
         entry(moments, name)
     load_optimizer(state, moments, entry(scalars, "optimizer_groups"))
     for name in ("step", "seconds", "previews", "epoch_loss", "epoch_steps", "skipped"):

@@ -14,7 +14,8 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -277,17 +278,42 @@ class Reporter:
 
     def _write(self, text: str, to_stream: bool, to_log: bool = True) -> None:
         if self._log is not None and to_log:
-            self._log.write(text + "\n")
+            self._write_log(text)
         if not to_stream:
             return
-        if self._line is not None:
-            self._line.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            return
-        encoding = self.stream.encoding or "utf-8"
-        safe = text.encode(encoding, "backslashreplace").decode(encoding)  # cp1252 and a class 猫
-        print(safe, file=self.stream, flush=True)
+        with self._going_on():
+            if self._line is not None:
+                self._line.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                return
+            encoding = self.stream.encoding or "utf-8"
+            safe = text.encode(encoding, "backslashreplace").decode(encoding)  # cp1252, a class 猫
+            print(safe, file=self.stream, flush=True)
+
+    def _write_log(self, text: str) -> None:
+        assert self._log is not None
+        try:
+            self._log.write(text + "\n")
+        except OSError as error:
+            self._log = None
+            self.warn(f"log.txt can't be written any more, and the run goes on: {error}")
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """A terminal or pipe that is gone is no reason to lose a run: log.txt has all from here."""
+        try:
+            yield
+        except OSError as error:
+            nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, for as long as it runs
+            if self.stream is sys.stdout:
+                sys.stdout = nowhere
+            self.stream, self._line, self.live = nowhere, None, False
+            self._write(f"warning: nobody reads the output any more: {error}", to_stream=False)
 
     def _draw(self, progress: Progress) -> None:
+        with self._going_on():
+            self._draw_line(progress)
+
+    def _draw_line(self, progress: Progress) -> None:
         from rich.text import Text
 
         if self._line is None:

@@ -1,0 +1,134 @@
+"""Signals at any moment, and a terminal that is gone: D3, D4."""
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sfumato import checkpoint
+from sfumato.folder import read_metrics
+
+from .drill import Count, Drill
+from .kills import COMMAND
+from .nursery import forked
+
+STEPS = 60
+WORDS = [*COMMAND[3:], "--steps", str(STEPS), "--previews", "6"]
+
+
+def command(words: list[str], out: int | None = None, gone: int | None = None) -> int:
+    """A fork that runs the command as if it were typed; its number."""
+    number = os.fork()
+    if number:
+        return number
+    code: Any = 1
+    with contextlib.suppress(BaseException):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["sfumato", *words]
+        if out is not None and gone is not None:
+            os.close(gone)
+            os.dup2(out, 1)
+            sys.stdout = os.fdopen(1, "w", buffering=1)
+        from sfumato.__main__ import main
+
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    os._exit(code)
+
+
+def signalled(name: str, delay: float, again: float | None, seed: int) -> list[Any]:
+    """[exit code, where it was, whether all was saved]; the signal comes after `delay` seconds.
+
+    A delay below zero is counted from the first step on.
+    """
+    with TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        number = command([*WORDS, "--seed", str(seed), "--out", str(run)])
+        while delay < 0 and '"train"' not in _metrics(run):
+            time.sleep(0.002)
+        time.sleep(abs(delay))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, getattr(signal, name))
+        if again is not None:
+            time.sleep(again)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, getattr(signal, name))
+        status = os.waitpid(number, 0)[1]
+        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        return [code, *_state_of(run)]
+
+
+def _metrics(run: Path) -> str:
+    path = run / "metrics.jsonl"
+    return path.read_text() if path.exists() else ""
+
+
+def _state_of(run: Path) -> tuple[str, bool]:
+    """Where a run was when it ended, and whether its newest checkpoint has every logged step."""
+    if not (run / "run.json").exists():
+        return "before", True
+    logged = [row["step"] for row in read_metrics(run) if row["kind"] == "train"]
+    found = checkpoint.newest(run, mend=False)
+    saved = -1 if found is None else checkpoint.step_of(found[0])
+    clean = not list((run / "checkpoints").glob(".unfinished*"))
+    if not logged:
+        return "start", clean
+    return ("end" if logged[-1] == STEPS else "middle"), saved == logged[-1] and clean
+
+
+def d3(short: bool) -> Count:
+    """SIGTERM, SIGUSR1 and SIGHUP, once or twice, at any time: every step is saved, 128 + n."""
+    dice, tried, held, middle = random.Random(3), 6 if short else 100, 0, 0
+    for number in range(tried):
+        name = ("SIGTERM", "SIGUSR1", "SIGHUP")[number % 3]
+        again = dice.uniform(0, 0.05) if number % 2 else None
+        delay = dice.uniform(0, 3) if number % 4 == 3 else -dice.uniform(0, 0.4)
+        code, where, saved = forked("signals:signalled", name, delay, again, number)
+        n = int(getattr(signal, name))
+        middle += where == "middle"
+        wanted = (128 + n,) if where == "middle" else (128 + n, -n, 0)
+        held += saved and code in wanted
+    return Count(tried, held, f"{middle} in the middle of training")
+
+
+def pipes(closed: bool) -> list[Any]:
+    """[exit code, where, saved] of a run whose output goes nowhere: a broken pipe, or closed."""
+    with TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        reading, writing = os.pipe()
+        words = [word for word in WORDS if word != "--quiet"]
+        number = command([*words, "--out", str(run)], writing, reading)
+        os.close(writing)
+        if closed:
+            os.close(reading)
+        else:
+            os.read(reading, 100)
+            os.close(reading)
+        status = os.waitpid(number, 0)[1]
+        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        return [code, *_state_of(run)]
+
+
+def d4(short: bool) -> Count:
+    """A pipe that breaks does not end a run; Ctrl-C saves, and again ends it at once."""
+    held = tried = 0
+    for closed in (True, False):
+        code, where, saved = forked("signals:pipes", closed)
+        tried, held = tried + 1, held + (saved and where == "end" and code == 0)
+    for number in range(2 if short else 20):
+        again = 0.002 if number % 2 else None
+        code, where, saved = forked("signals:signalled", "SIGINT", -0.02 * (number + 1), again, 4)
+        tried += 1
+        held += code in (130, 1, 0) and (saved or again is not None)
+    return Count(tried, held)
+
+
+DRILLS: dict[str, Drill] = {"D3": d3, "D4": d4}
