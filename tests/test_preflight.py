@@ -12,6 +12,7 @@ from safetensors.torch import load
 from torch import nn
 
 from sfumato import checkpoint
+from sfumato.__main__ import NOT_FINITE
 from sfumato.preflight import (
     BESIDE_SAVED,
     SHARE_OF_FREE,
@@ -216,8 +217,10 @@ def test_a_check_fails_as_the_run_would_and_leaves_nothing(tmp_path, monkeypatch
     _no_figure(monkeypatch)
     run = small(RECIPES["digits"](), lr=1e30)
     monkeypatch.setitem(RECIPES, "digits", lambda: run)
-    with pytest.raises(SystemExit, match="sfumato: "):
+    with pytest.raises(SystemExit) as end:
         sfumato("train", "digits", "--limit", "30", "--check", "--device", "cpu")
+    assert end.value.code == NOT_FINITE
+    assert "sfumato: 40 of 40 images hold values that are not numbers" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

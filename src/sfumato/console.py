@@ -206,6 +206,7 @@ class Reporter:
         self.quiet, self.every, self.clock = quiet, every, clock
         self.live = not quiet and (is_live(self.stream, os.environ) if live is None else live)
         self._log = _open_log(log_path)
+        self._nowhere: TextIO | None = None
         self._line: Live | None = None
         self._last: Progress | None = None
         self._is_written = True  # the last progress, as a plain line
@@ -263,6 +264,8 @@ class Reporter:
         if self._log is not None:
             self._log.close()
             self._log = None
+        if self._nowhere is not None:
+            self._nowhere.close()
 
     def _smooth(self, loss: float) -> None:
         """A running mean over about SMOOTHING losses; a NaN is shown and then forgotten."""
@@ -306,6 +309,8 @@ class Reporter:
             nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, for as long as it runs
             if self.stream is sys.stdout:
                 sys.stdout = nowhere
+            else:
+                self._nowhere = nowhere  # ours alone to close
             self.stream, self._line, self.live = nowhere, None, False
             self._write(f"warning: nobody reads the output any more: {error}", to_stream=False)
 
