@@ -1,6 +1,7 @@
 """The words of docs/recipes.md: from the recipes' records to the page. See recipes_page.py."""
 
 import inspect
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,7 @@ def told(name: str) -> tuple[str, str, str]:
     source = next((line.split()[1] for line in lines if line.startswith("Source:")), "")
     found = [line for line in lines if line.startswith(("Command:", "sfumato train"))]
     after = lines[lines.index(found[0]) + 1 :] if found else []
+    after = list(itertools.takewhile(lambda line: line.startswith(" "), after))
     text = " ".join([*found[:1], *(line.strip() for line in after)])
     command = text.removeprefix("Command:").strip().replace("; then ", "\n")
     return source, lines[0], command or f"sfumato train {name}"
@@ -225,4 +227,17 @@ def fall_words(fixed: dict[str, Any] | None) -> str:
     if fixed is None:
         return ""
     images = "1 image" if fixed["images"] == 1 else f"{fixed['images']} images"
-    return f"{fixed['before']:.4f} to {fixed['after']:.4f} in {fixed['steps']} steps, {images}"
+    steps = "1 step" if fixed["steps"] == 1 else f"{fixed['steps']} steps"
+    return f"{fixed['before']:.4f} to {fixed['after']:.4f} in {steps}, {images}"
+
+
+def trained_words(record: dict[str, Any]) -> str:
+    """What a recipe's docstring says under Trained; empty where nothing was."""
+    if "steps" in record:
+        lost = "" if record["held_out"] is None else f"; held-out loss {loss(record['held_out'])}"
+        cores = record["device"].partition(", ")[2].replace("1 threads", "one core")
+        words = f"{duration(record['seconds'])} on {cores.replace('2 threads', 'two cores')}"
+        return f"{words}, {record['steps']:,} steps{lost}"
+    if "fixed_batch" in record:
+        return f"on one batch alone, loss {fall_words(record['fixed_batch'])}"
+    return ""

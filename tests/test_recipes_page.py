@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sfumato.commands.recipes import line_of
 from sfumato.config import dumps
 from sfumato.folder import DataCard, append_metrics, write_card
 from sfumato.recipes import RECIPES
@@ -65,6 +66,12 @@ def test_every_recipe_is_on_the_page():
     assert [
         name for name in RECIPES if f"`{name}`" not in text and f"### {name}\n" not in text
     ] == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_docstrings_say_what_the_records_say(script, words, name):
+    record = script.read_all(DOCS / "recipes").get(name, {})
+    assert line_of(RECIPES[name], "Trained") == words.trained_words(record)
 
 
 def test_records_are_of_recipes_and_pictures_are_small(script):

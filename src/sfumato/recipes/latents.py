@@ -24,6 +24,7 @@ def autoencoder_f4() -> AutoencoderRun:
 
     Source: 003
     Command: sfumato train autoencoder_f4 --data FOLDER
+    Trained: 20 min 00 s on one core, 4,590 steps; held-out loss 0.1208
     """
     return AutoencoderRun(
         name="autoencoder_f4",
@@ -40,6 +41,7 @@ def autoencoder_f8() -> AutoencoderRun:
 
     Source: 003
     Command: sfumato train autoencoder_f8 --data FOLDER
+    Trained: 12 min 59 s on one core, 2,380 steps; held-out loss 0.2111
     """
     return replace(
         autoencoder_f4(),
@@ -55,6 +57,7 @@ def latent_unet() -> Run:
 
     Source: 003
     Command: sfumato train latent_unet --data FOLDER codec.weights=runs/autoencoder_f4
+    Trained: 12 min 01 s on one core, 706 steps; held-out loss 0.4736
     """
     return Run(
         name="latent_unet",
@@ -77,6 +80,7 @@ def latent_dit() -> Run:
 
     Source: 003
     Command: sfumato train latent_dit --data FOLDER codec.weights=runs/autoencoder_f8
+    Trained: 14 min 01 s on one core, 441 steps; held-out loss 0.5569
     """
     return replace(
         latent_unet(),

@@ -45,6 +45,7 @@ def lucid_cifar10() -> Run:
 
     Source: 004
     Command: sfumato train lucid_cifar10 --data data/cifar10
+    Trained: on one batch alone, loss 0.8860 to 0.6281 in 20 steps, 4 images
     """
     return Run(
         name="lucid_cifar10",
@@ -64,6 +65,7 @@ def lucid_small() -> Run:
 
     Source: 004
     Command: sfumato train lucid_small --data data/cifar10
+    Trained: 10 min 01 s on one core, 525 steps; held-out loss 0.0720
     """
     return replace(
         lucid_cifar10(),
@@ -80,6 +82,7 @@ def optimised_cifar10() -> Run:
 
     Source: 004
     Command: sfumato train optimised_cifar10 --data data/cifar10 --compile
+    Trained: on one batch alone, loss 0.9873 to 0.7588 in 20 steps, 4 images
     """
     return Run(
         name="optimised_cifar10",
@@ -101,6 +104,7 @@ def optimised_small() -> Run:
 
     Source: 004
     Command: sfumato train optimised_small --data data/cifar10
+    Trained: 11 min 00 s on one core, 460 steps; held-out loss 0.0524
     """
     run = optimised_cifar10()
     network = UNetConfig(channels=48, multipliers=(1, 2, 2), attention_at=(), patch=2)
@@ -134,6 +138,7 @@ def stl10() -> Run:
 
     Source: 004
     Command: sfumato train stl10 --data stl10_binary
+    Trained: on one batch alone, loss 1.0018 to 0.9806 in 1 step, 4 images
     """
     return _high_resolution("stl10", "stl10", 96, 64)
 
@@ -143,6 +148,7 @@ def celeba64() -> Run:
 
     Source: 004
     Command: sfumato train celeba64 --data img_align_celeba
+    Trained: on one batch alone, loss 1.0042 to 0.9693 in 2 steps, 4 images
     """
     return _high_resolution("celeba64", "celeba", 64, 64)
 
@@ -152,6 +158,7 @@ def celebahq128() -> Run:
 
     Source: 004
     Command: sfumato train celebahq128 --data FOLDER
+    Trained: on one batch alone, loss 1.0042 to 0.9812 in 1 step, 1 image
     """
     return _high_resolution("celebahq128", "celebahq", 128, 32)
 
@@ -161,6 +168,7 @@ def celebahq256() -> Run:
 
     Source: 004
     Command: sfumato train celebahq256 --data FOLDER
+    Trained: on one batch alone, loss 1.0018 to 0.9761 in 1 step, 1 image
     """
     return _high_resolution("celebahq256", "celebahq", 256, 16)
 

@@ -27,6 +27,7 @@ def improved_ddpm() -> Run:
 
     Source: 003
     Command: sfumato train improved_ddpm; then sfumato evaluate last
+    Trained: 12 min 01 s on one core, 1,042 steps; held-out loss 0.0547
     """
     return Run(
         name="improved_ddpm",
@@ -49,6 +50,7 @@ def improved_ddpm_vlb() -> Run:
 
     Source: 003
     Command: sfumato train improved_ddpm_vlb; then sfumato evaluate last
+    Trained: 12 min 00 s on one core, 1,739 steps; held-out loss 1.9506
     """
     return replace(
         improved_ddpm(),
@@ -63,6 +65,7 @@ def label_tokens() -> Run:
 
     Source: 003
     Command: sfumato train label_tokens
+    Trained: 11 min 01 s on one core, 541 steps; held-out loss 0.1394
     """
     return Run(
         name="label_tokens",
@@ -92,6 +95,7 @@ def emoji_text() -> Run:
 
     Source: 003
     Command: sfumato train emoji_text; then sfumato sample last --prompt "a red heart" "green apple"
+    Trained: 1 h 09 min on one core, 4,820 steps; held-out loss 0.1725
     """
     return Run(
         name="emoji_text",
@@ -123,6 +127,7 @@ def sd_unet() -> Run:
 
     Source: 003
     Command: sfumato train sd_unet --data FOLDER
+    Trained: on one batch alone, loss 1.0042 to 0.7385 in 15 steps, 4 images
     """
     return Run(
         name="sd_unet",
@@ -142,6 +147,7 @@ def sd_unet_small() -> Run:
 
     Source: 003
     Command: sfumato train sd_unet_small
+    Trained: 10 min 01 s on one core, 554 steps; held-out loss 0.0272
     """
     return replace(
         sd_unet(),
@@ -159,6 +165,7 @@ def dit_pixels() -> Run:
 
     Source: 003
     Command: sfumato train dit_pixels
+    Trained: 12 min 02 s on one core, 622 steps; held-out loss 0.0501
     """
     return Run(
         name="dit_pixels",
@@ -181,6 +188,7 @@ def dit_flow() -> Run:
 
     Source: 003
     Command: sfumato train dit_flow
+    Trained: 10 min 00 s on one core, 699 steps; held-out loss 0.2288
     """
     return replace(
         dit_pixels(),
@@ -199,6 +207,7 @@ def digits_unlabelled() -> Run:
 
     Source: 004
     Command: sfumato train digits_unlabelled
+    Trained: 10 min 00 s on one core, 2,440 steps; held-out loss 0.1651
     """
     return replace(
         digits(),
@@ -217,6 +226,7 @@ def noisy_classifier() -> ClassifierRun:
     Source: 004
     Command: sfumato train noisy_classifier; then
         sfumato sample digits_unlabelled --classifier noisy_classifier --classifier-scale 2
+    Trained: 10 min 00 s on one core, 7,800 steps; held-out loss 0.4932
     """
     return ClassifierRun(
         name="noisy_classifier",
