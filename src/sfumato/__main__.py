@@ -25,7 +25,7 @@ NOT_FINITE = 3  # exit code: losses or images were not numbers
 def main() -> None:
     """Run the command that was typed; a mistake of the caller's is one line and exit code 1.
 
-    Other codes: 2 for a command line that can't be read, 3 where numbers were not finite, 128 + n
+    Other codes: 2 for an option that there is not, 3 where numbers were not finite, 128 + n
     where signal n ended a training run, which then is saved.
     """
     # Threads that wait for one another spin only briefly before they sleep. By default a step takes
