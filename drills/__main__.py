@@ -23,7 +23,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m drills", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="a drill or a kind; all of them")
     parser.add_argument("--short", action="store_true", help="seconds each, as in the tests")
-    parser.add_argument("--json", type=Path, help="write the outcomes there")
+    parser.add_argument(
+        "--json", type=Path, help="put the outcomes there, beside those of other drills"
+    )
     parser.add_argument("--list", action="store_true", help="only say which there are")
     args = parser.parse_args()
     names = chosen(args.names)
@@ -37,7 +39,7 @@ def main() -> int:
         outcomes.append(carried_out(name, DRILLS[name], args.short))
     Console(width=None if sys.stdout.isatty() else 140).print(table_of(outcomes))
     if args.json is not None:
-        args.json.write_text(json.dumps(record_of(outcomes, args.short), indent=1) + "\n", "utf-8")
+        args.json.write_text(json.dumps(merged(args.json, outcomes), indent=1) + "\n", "utf-8")
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
@@ -61,14 +63,14 @@ def table_of(outcomes: Sequence[Outcome]) -> Table:
     return table
 
 
-def record_of(outcomes: Sequence[Outcome], short: bool) -> dict[str, object]:
-    return {
-        "short": short,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "drills": [asdict(outcome) for outcome in outcomes],
-    }
+def merged(path: Path, outcomes: Sequence[Outcome]) -> dict[str, dict[str, object]]:
+    """The outcomes by name, with those of other drills that the file already has."""
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    where = {"python": platform.python_version(), "torch": torch.__version__}
+    where["threads"] = str(torch.get_num_threads())
+    now = {outcome.name: {**asdict(outcome), **where} for outcome in outcomes}
+    found = {**before, **now}
+    return {name: found[name] for name in DRILLS if name in found}
 
 
 if __name__ == "__main__":
