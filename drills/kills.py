@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from sfumato.training import TrainState
 
 from . import tiny
 from .drill import Count, Drill
-from .nursery import forked
+from .nursery import command, exit_code, forked
 
 # --- children
 
@@ -90,65 +89,58 @@ def storm(kills: int) -> tuple[int, int]:
 # --- K2
 
 COMMAND = [
-    *(sys.executable, "-m", "sfumato", "train", "digits", "--device", "cpu", "--limit", "200"),
-    *("--batch", "12", "--micro-batch", "5", "--precision", "fp32", "--flip"),
-    *("--label-dropout", "0.3", "--save-every", "3", "--previews", "2", "--sample-steps", "2"),
-    *("network.channels=8", "network.multipliers=[1, 2]", "network.blocks=1", "network.groups=4"),
+    *("train", "digits", "--device", "cpu", "--limit", "200", "--batch", "12"),
+    *("--micro-batch", "5", "--precision", "fp32", "--flip", "--label-dropout", "0.3"),
+    *("--save-every", "3", "--previews", "2", "--sample-steps", "2", "network.channels=8"),
+    *("network.multipliers=[1, 2]", "network.blocks=1", "network.groups=4"),
     *("network.attention_at=[]", "network.middle_attention=false", "network.dropout=0.1"),
     *("train.keep=3", "--quiet"),
 ]
 
 
-def start(folder: Path, steps: int) -> subprocess.Popen[str]:
-    """The command as a user types it, new or going on."""
+def start(folder: Path, steps: int) -> int:
+    """The command as a user types it, new or going on, in a process of its own; its number."""
     more = ["--resume"] if (folder / "run.json").exists() else []
-    return subprocess.Popen(
-        [*COMMAND, "--steps", str(steps), "--out", str(folder), *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CI": "true"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=600)
-    if process.returncode:
-        raise RuntimeError(errors)
+    return command([*COMMAND, "--steps", str(steps), "--out", str(folder), *more])
 
 
 def rows_of(folder: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in read_metrics(folder) if row["kind"] == "train"]
 
 
-def kill_at(process: subprocess.Popen[str], folder: Path, step: int, delay: float) -> None:
-    """kill -9 a moment after `step` is logged; or when it has ended before."""
+def kill_at(number: int, folder: Path, step: int, delay: float) -> None:
+    """kill -9 a moment after `step` is logged; or once it has ended before."""
     metrics = folder / "metrics.jsonl"
-    while process.poll() is None:
+    while os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if metrics.exists() and metrics.read_text().count('"train"') >= step:
             break
         time.sleep(0.003)
     time.sleep(delay)
-    process.kill()
-    process.communicate()
+    os.kill(number, signal.SIGKILL)
+    os.waitpid(number, 0)
 
 
 def k2(short: bool) -> Count:
     """A run of the command killed again and again ends bit for bit like one that never was."""
     steps, kills = (40, 10) if short else (400, 50)
+    held = forked("kills:chain", steps, kills)
+    return Count(kills + 1, held, f"{steps} steps, {kills} kills; the end is the last of them")
+
+
+def chain(steps: int, kills: int) -> int:
+    """How many of the kills left a checkpoint, and one more where the end is the same."""
     dice = random.Random(7)
     with TemporaryDirectory() as root:
         whole, broken = Path(root, "whole"), Path(root, "broken")
-        finish(start(whole, steps))
-        marks = sorted(dice.choices(range(1, steps - 3), k=kills))
+        if exit_code(start(whole, steps)):
+            raise RuntimeError("the unbroken run failed")
         held = 0
-        for mark in marks:
-            process = start(broken, steps)
-            kill_at(process, broken, mark, dice.random() * 0.05)
+        for mark in sorted(dice.choices(range(1, steps - 3), k=kills)):
+            kill_at(start(broken, steps), broken, mark, dice.random() * 0.05)
             held += checkpoint.newest(broken, mend=False) is not None or mark < 6
-        finish(start(broken, steps))
-        held += _same_end(whole, broken, steps)
-    return Count(kills + 1, held, f"{steps} steps, {kills} kills; the end is the last of them")
+        if exit_code(start(broken, steps)):
+            raise RuntimeError("the run can't go on")
+        return held + _same_end(whole, broken, steps)
 
 
 def _same_end(whole: Path, broken: Path, steps: int) -> bool:

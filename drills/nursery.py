@@ -5,6 +5,7 @@ each is tried in a fork, which hands back JSON and is gone.
 """
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -87,3 +88,32 @@ def _work(line: str, writing: int) -> None:
     with open(writing, "w", encoding="utf-8") as pipe:
         pipe.write(json.dumps(answer))
     os._exit(0)
+
+
+def command(words: list[str], out: int | None = None, gone: int | None = None) -> int:
+    """A fork that runs the command as if it were typed; its number."""
+    number = os.fork()
+    if number:
+        return number
+    code: Any = 1
+    with contextlib.suppress(BaseException):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["sfumato", *words]
+        if out is not None and gone is not None:
+            os.close(gone)
+            os.dup2(out, 1)
+            sys.stdout = os.fdopen(1, "w", buffering=1)
+        from sfumato.__main__ import main
+
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    os._exit(code)
+
+
+def exit_code(number: int) -> int:
+    """How the process ended, once it has: as subprocess tells it, -n where signal n killed it."""
+    status = os.waitpid(number, 0)[1]
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,33 +14,10 @@ from sfumato.folder import read_metrics
 
 from .drill import Count, Drill
 from .kills import COMMAND
-from .nursery import forked
+from .nursery import command, exit_code, forked
 
 STEPS = 60
-WORDS = [*COMMAND[3:], "--steps", str(STEPS), "--previews", "6"]
-
-
-def command(words: list[str], out: int | None = None, gone: int | None = None) -> int:
-    """A fork that runs the command as if it were typed; its number."""
-    number = os.fork()
-    if number:
-        return number
-    code: Any = 1
-    with contextlib.suppress(BaseException):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.argv = ["sfumato", *words]
-        if out is not None and gone is not None:
-            os.close(gone)
-            os.dup2(out, 1)
-            sys.stdout = os.fdopen(1, "w", buffering=1)
-        from sfumato.__main__ import main
-
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-    os._exit(code)
+WORDS = [*COMMAND, "--steps", str(STEPS), "--previews", "6"]
 
 
 def signalled(name: str, delay: float, again: float | None, seed: int) -> list[Any]:
@@ -61,9 +37,7 @@ def signalled(name: str, delay: float, again: float | None, seed: int) -> list[A
             time.sleep(again)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, getattr(signal, name))
-        status = os.waitpid(number, 0)[1]
-        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        return [code, *_state_of(run)]
+        return [exit_code(number), *_state_of(run)]
 
 
 def _metrics(run: Path) -> str:
@@ -112,9 +86,7 @@ def pipes(closed: bool) -> list[Any]:
         else:
             os.read(reading, 100)
             os.close(reading)
-        status = os.waitpid(number, 0)[1]
-        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        return [code, *_state_of(run)]
+        return [exit_code(number), *_state_of(run)]
 
 
 def d4(short: bool) -> Count:

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -18,7 +19,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, name):
     folder = tmp_path / "run"
     loud = [word for word in COMMAND if word != "--quiet"]
     process = subprocess.Popen(
-        [*loud, "--steps", str(STEPS), "--out", str(folder)],
+        [sys.executable, "-m", "sfumato", *loud, "--steps", str(STEPS), "--out", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
