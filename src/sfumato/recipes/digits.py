@@ -41,6 +41,7 @@ def digits_ddpm() -> Run:
 
     Source: 003
     Command: sfumato train digits_ddpm
+    Trained: 10 min 00 s on one core, 1,487 steps; held-out loss 0.0271
     """
     return replace(
         digits(),
@@ -59,6 +60,7 @@ def digits_flow() -> Run:
 
     Source: 003
     Command: sfumato train digits_flow
+    Trained: 10 min 00 s on one core, 1,161 steps; held-out loss 0.1601
     """
     return replace(
         digits(),
