@@ -18,7 +18,6 @@ from PIL import Image
 
 from sfumato import checkpoint
 from sfumato.assembly import batches, build, loss_of, settle
-from sfumato.commands.train import Trainer
 from sfumato.config import Run
 from sfumato.data import ImageData, UnreadableWarning, load
 from sfumato.data.changes import changes, index, index_text, read_index
@@ -26,7 +25,9 @@ from sfumato.data.containers import plain_name
 from sfumato.data.quarantine import as_text
 from sfumato.networks.four_conv import FourConvConfig
 from sfumato.recipes import RECIPES
-from sfumato.training import Batch, Constant, TrainState, train
+from sfumato.schedules import Constant
+from sfumato.trainer import Trainer
+from sfumato.training import Batch, TrainState, train
 
 from .drill import Count, Drill
 from .memory import open_files, resident

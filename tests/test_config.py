@@ -16,8 +16,9 @@ from sfumato.objective import Denoising, MinSNR, UniformTimes
 from sfumato.process import Karras
 from sfumato.recipes import RECIPES
 from sfumato.reconstruction import ReconstructionLoss
+from sfumato.schedules import CosineDecay
 from sfumato.solvers import Churn, Heun
-from sfumato.training import CosineDecay, TrainConfig
+from sfumato.training import TrainConfig
 
 NEEDED = {
     "Denoising": {"times": UniformTimes()},

@@ -154,7 +154,7 @@ def test_the_test_loss_is_that_of_the_average_on_those_images(tmp_path, monkeypa
     config = replace(digits(previews=1), data=DataConfig(size=8, held_out=5, test=9))
     found = splits_of(config.data, data)
     same = replace(found, test=found.held_out)
-    monkeypatch.setattr("sfumato.commands.train.splits_of", lambda *_: same)
+    monkeypatch.setattr("sfumato.trainer.splits_of", lambda *_: same)
     folder = train_in(tmp_path / "run", config, data)
     assert rows_of(folder, "test")[0]["ema"] == rows_of(folder, "held_out")[-1]["ema"]
 

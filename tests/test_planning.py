@@ -12,7 +12,6 @@ from PIL import Image
 
 from sfumato.arguments import Train, UsageError
 from sfumato.assembly import settle
-from sfumato.commands.train import facts
 from sfumato.config import DataConfig, Run, SamplingConfig, dumps, loads, to_dict
 from sfumato.data import ImageData, fingerprint
 from sfumato.folder import DataCard, write_card
@@ -24,6 +23,7 @@ from sfumato.planning import load_data, plan, sampling_with
 from sfumato.recipes.own_images import CPU_FLOPS, noise_levels, own_images, patch_for, reasons
 from sfumato.recipes.report import network_by_size
 from sfumato.solvers import DDIM, Heun
+from sfumato.trainer import facts
 from tiny import CPU
 
 GPU = torch.device("cuda")  # only named: nothing runs on it

@@ -9,10 +9,8 @@ import torch
 from sfumato import checkpoint, ema
 from sfumato.assembly import batches, by_level, held_out_batch, level_log_snr, loss_of
 from sfumato.prefetching import prefetched
+from sfumato.schedules import Constant, CosineDecay, LinearDecay
 from sfumato.training import (
-    Constant,
-    CosineDecay,
-    LinearDecay,
     TrainConfig,
     losses_of,
     previews_due,

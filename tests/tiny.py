@@ -14,7 +14,6 @@ from PIL import Image
 from sfumato.__main__ import main
 from sfumato.assembly import batches, build, loss_of, settle
 from sfumato.checkpoint import optimizer_tensors
-from sfumato.commands.train import Trainer
 from sfumato.config import AnyRun, AutoencoderRun, Run
 from sfumato.data import ImageData, load
 from sfumato.networks.autoencoder import AutoencoderConfig
@@ -29,6 +28,7 @@ from sfumato.networks.unet2d import UNet2DConfig
 from sfumato.recipes import RECIPES
 from sfumato.session import Session
 from sfumato.tasks import TASKS
+from sfumato.trainer import Trainer
 from sfumato.training import TrainState
 
 CPU = torch.device("cpu")

@@ -133,6 +133,8 @@ class Train:
     """Images to keep apart from training and its held-out losses, measured once at the end."""
     compile: bool = False
     """Compile the network (torch.compile): slow to start, faster after; worth it on a GPU."""
+    fsdp: bool = False
+    """Of several processes by torchrun each keeps a part of the model: for one too large."""
     save_every: Count = None
     """Steps between checkpoints; default every minute."""
     device: Device = "auto"

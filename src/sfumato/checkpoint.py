@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .interop.reading import json_of, tensors_of
+from .shards import whole_files
 from .storage import DamagedError, commit_folder, read_folder, retire
 from .training import TrainState
 
@@ -42,20 +43,27 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
+SCALARS = ("step", "seconds", "previews", "epoch_loss", "epoch_steps", "skipped")
+
+
+def scalars_of(state: TrainState) -> dict[str, Any]:
+    """What state.json holds."""
+    moments, groups = optimizer_tensors(state)
+    numbers = {name: getattr(state, name) for name in SCALARS}
+    rest = {"optimizer_groups": groups, "optimizer_tensors": sorted(moments)}
+    return {"format": FORMAT, **numbers, **rest}
+
+
+def take_scalars(state: TrainState, scalars: dict[str, Any]) -> None:
+    """Undo scalars_of, but for the optimizer. Raises: ValueError that names what is missing."""
+    for name in SCALARS:
+        setattr(state, name, entry(scalars, name))
+
+
 def files_of(state: TrainState) -> dict[str, bytes]:
     """The content of a checkpoint's files."""
-    moments, groups = optimizer_tensors(state)
-    scalars = {
-        "format": FORMAT,
-        "step": state.step,
-        "seconds": state.seconds,
-        "previews": state.previews,
-        "epoch_loss": state.epoch_loss,
-        "epoch_steps": state.epoch_steps,
-        "skipped": state.skipped,
-        "optimizer_groups": groups,
-        "optimizer_tensors": sorted(moments),
-    }
+    moments, _ = optimizer_tensors(state)
+    scalars = scalars_of(state)
     return {
         "weights.safetensors": save(_plain(state.model.state_dict())),
         "average.safetensors": save(_plain(state.average.state_dict())),
@@ -85,8 +93,7 @@ def restore(state: TrainState, files: dict[str, bytes]) -> None:
     for name in entry(scalars, "optimizer_tensors"):
         entry(moments, name)
     load_optimizer(state, moments, entry(scalars, "optimizer_groups"))
-    for name in ("step", "seconds", "previews", "epoch_loss", "epoch_steps", "skipped"):
-        setattr(state, name, entry(scalars, name))
+    take_scalars(state, scalars)
 
 
 def tensors_in(files: dict[str, bytes], name: str) -> dict[str, Tensor]:
@@ -156,7 +163,7 @@ def commit(
     run: Path, step: int, files: dict[str, bytes], keep: int, keep_every: int | None = None
 ) -> Path:
     """write for a state that was turned into files before."""
-    target = run / "checkpoints" / f"step-{step:09d}"
+    target = folder_of(run, step)
     if not target.exists():
         commit_folder(target, files)
     rotate(run, keep, keep_every)
@@ -170,6 +177,10 @@ def rotate(run: Path, keep: int, keep_every: int | None = None) -> None:
             retire(old)
 
 
+def folder_of(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:09d}"
+
+
 def step_of(folder: Path) -> int:
     return int(folder.name.partition("-")[2])
 
@@ -181,8 +192,16 @@ def _set_aside(folder: Path) -> Path:
     return folder.rename(aside)
 
 
+def read(folder: Path) -> dict[str, bytes]:
+    """A checkpoint's files as one process writes them, each checked. Raises: as read_folder."""
+    return whole_files(read_folder(folder))
+
+
 def newest(
-    run: Path, say: Say | None = None, mend: bool = True
+    run: Path,
+    say: Say | None = None,
+    mend: bool = True,
+    read: Callable[[Path], dict[str, bytes]] = read,
 ) -> tuple[Path, dict[str, bytes]] | None:
     """The newest checkpoint that is whole, and its files; None where there is none.
 
@@ -191,7 +210,7 @@ def newest(
     """
     for folder in reversed(folders(run)):
         try:
-            return folder, read_folder(folder)
+            return folder, read(folder)
         except DamagedError as error:
             aside = _set_aside(folder) if mend else folder
             if say is not None:

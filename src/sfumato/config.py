@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from . import bound, discrete, grids, objective, parameterization, process, solvers, training
+from . import schedules as rates
 from .classification import ClassifierLoss
 from .codec import CodecConfig, Pixels
 from .importance import ImportanceSampled
@@ -239,7 +240,7 @@ ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is ask
         *(HandmadeConfig, FourConvConfig, PulferUNetConfig, StarterCNNConfig),
     ),
     CodecConfig: (Pixels, AutoencoderCodec),
-    training.Schedule: (training.Constant, training.LinearDecay, training.CosineDecay),
+    rates.Schedule: (rates.Constant, rates.LinearDecay, rates.CosineDecay),
 }
 LARGEST_OF: dict[Any, int] = {training.TrainConfig: 2**63, DataConfig: 10**9}  # seeds, budgets
 KINDS: dict[str, Any] = {

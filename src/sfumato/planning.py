@@ -64,7 +64,7 @@ FREE_TO_CHANGE = {  # when a run goes on: nothing that the finished steps depend
         "train.keep_every",
     ),
     *("train.save_every_seconds", "train.previews", "train.micro_batch", "sampling", "name"),
-    *("train.epochs", "train.preview_epochs", "train.compiled"),
+    *("train.epochs", "train.preview_epochs", "train.compiled", "train.fsdp"),
     "data.unreadable",
     "train.epoch_images",  # the data are compared by their fingerprint
 }
@@ -229,6 +229,7 @@ def with_flags(run: AnyRun, args: Train) -> AnyRun:
         previews=args.previews,
         preview_epochs=args.preview_epochs,
         compiled=args.compile or None,
+        fsdp=args.fsdp or None,
         save_every_steps=args.save_every,
     )
     budget = given(

@@ -85,6 +85,30 @@ def commit_folder(target: Path, files: Mapping[str, bytes]) -> None:
         raise
 
 
+def commit_written(temporary: Path, target: Path, files: Mapping[str, bytes]) -> None:
+    """Commit a folder that others have written files into, with these beside them.
+
+    Raises: as commit_folder.
+    """
+    with naming(target):
+        for name, content in files.items():
+            disk.write(temporary / name, content)
+        paths = sorted(path for path in temporary.iterdir() if path.name != MANIFEST)
+        manifest = {path.name: digest_of(path) for path in paths}
+        disk.write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        for path in (*paths, temporary / MANIFEST):
+            disk.sync(path)
+        disk.sync_folder(temporary)
+        disk.rename(temporary, target)
+        disk.sync_folder(target.parent)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file that may be larger than memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_room(folder: Path, size: int) -> None:
     """Raise OSError (ENOSPC) where the disk of `folder` has fewer than `size` bytes left."""
     free = shutil.disk_usage(folder).free
@@ -100,15 +124,34 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     Raises: DamagedError, naming the file, where one is missing or changed; OSError where the
     system can't read now, which says nothing of the files.
     """
-    try:
+    with _finding_damage(folder):
         manifest = checked_manifest(json.loads((folder / MANIFEST).read_bytes()))
         files = {name: (folder / name).read_bytes() for name in manifest}
+    for name, content in files.items():
+        _check_digest(folder / name, hashlib.sha256(content).hexdigest(), manifest[name])
+    return files
+
+
+def check_folder(folder: Path) -> None:
+    """read_folder for files that are larger than memory: checked, and not kept."""
+    with _finding_damage(folder):
+        manifest = checked_manifest(json.loads((folder / MANIFEST).read_bytes()))
+        digests = {name: digest_of(folder / name) for name in manifest}
+    for name, digest in digests.items():
+        _check_digest(folder / name, digest, manifest[name])
+
+
+@contextmanager
+def _finding_damage(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, IsADirectoryError, ValueError, TypeError) as error:
         raise DamagedError(f"{folder}: {error}") from error
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != manifest[name]:
-            raise DamagedError(f"{folder / name} does not have the SHA-256 that the manifest says.")
-    return files
+
+
+def _check_digest(path: Path, found: str, written: str) -> None:
+    if found != written:
+        raise DamagedError(f"{path} does not have the SHA-256 that the manifest says.")
 
 
 def checked_manifest(found: object) -> dict[str, str]:

@@ -8,7 +8,6 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import cos, pi
 from typing import Protocol
 
 import torch
@@ -17,46 +16,13 @@ from torch import Tensor, nn
 from . import ema
 from .data.batches import generator_at
 from .devices import is_out_of_memory
+from .peers import Alone, Peers
+from .schedules import LinearDecay, Schedule
 
 WARMUP_SHARE = 0.1  # of the budget, at most
 Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-class Schedule(Protocol):
-    """The learning rate's factor, in [0, 1], at a progress in [0, 1]."""
-
-    def __call__(self, progress: float) -> float: ...
-
-
-@dataclass(frozen=True)
-class Constant:
-    """No decay."""
-
-    def __call__(self, progress: float) -> float:
-        return 1.0
-
-
-@dataclass(frozen=True)
-class LinearDecay:
-    """Hold until `hold` of the budget is spent, then fall in a line to `floor`."""
-
-    hold: float = 0.4
-    floor: float = 0.0
-
-    def __call__(self, progress: float) -> float:
-        rest = min(max(progress - self.hold, 0.0) / max(1 - self.hold, 1e-9), 1.0)
-        return 1 - (1 - self.floor) * rest
-
-
-@dataclass(frozen=True)
-class CosineDecay:
-    """Half a cosine from 1 to `floor`."""
-
-    floor: float = 0.0
-
-    def __call__(self, progress: float) -> float:
-        return self.floor + (1 - self.floor) * (1 + cos(pi * min(progress, 1.0))) / 2
+ALONE = Alone()
 
 
 @dataclass(frozen=True)
@@ -91,6 +57,7 @@ class TrainConfig:
     previews: int = 12  # sample grids and held-out losses, denser at the start
     preview_epochs: float | None = None  # instead: one every so many epochs
     compiled: bool = False
+    fsdp: bool = False  # cut weights, average and moments over the processes: FSDP2
 
     def __post_init__(self) -> None:
         if all(b is None for b in (self.steps, self.images, self.epochs, self.seconds)):
@@ -174,14 +141,18 @@ class TrainState:
     @classmethod
     def fresh(cls, model: nn.Module, config: TrainConfig) -> "TrainState":
         average = copy.deepcopy(model).eval().requires_grad_(False)
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        return cls(model, average, optimizer)
+        return cls(model, average, optimizer_of(model, config))
+
+
+def optimizer_of(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over the model's parameters."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
 def split(batch: Batch, most: int | None) -> Iterator[Batch]:
@@ -192,16 +163,21 @@ def split(batch: Batch, most: int | None) -> Iterator[Batch]:
         yield {name: rows[start : start + size] for name, rows in batch.items()}
 
 
-def backward(model: nn.Module, loss: Loss, batch: Batch, most: int | None) -> tuple[float, Tensor]:
+def backward(
+    model: nn.Module, loss: Loss, batch: Batch, most: int | None, peers: Peers = ALONE
+) -> tuple[float, Tensor]:
     """Add the gradients of the batch's mean loss, part by part; that mean, and the losses (B,)."""
     n, total, losses = len(next(iter(batch.values()))), 0.0, []
-    for part in split(batch, most):
-        each = loss(model, part)
-        value = each.sum() / n
-        value.backward()
+    own = {name: rows[peers.rows(n)] for name, rows in batch.items()}
+    parts = list(split(own, most))
+    for number, part in enumerate(parts, 1):
+        with peers.exchanging(number == len(parts)):
+            each = loss(model, part)
+            value = each.sum() / n
+            (value * peers.size).backward()  # they take the mean over the processes
         total += value.item()
         losses.append(each.detach())
-    return total, torch.cat(losses)
+    return peers.whole(total, torch.cat(losses), n)
 
 
 Remember = Callable[[nn.Module, Batch, Tensor], None]  # (model, batch, losses (B,))
@@ -217,6 +193,7 @@ def take_step(
     batch: Batch,
     config: TrainConfig,
     remember: Remember = forget,
+    peers: Peers = ALONE,
 ) -> dict[str, float]:
     """One optimizer step and one of the average; the scalars that describe it.
 
@@ -226,8 +203,9 @@ def take_step(
     """
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
-    value, losses = backward(state.model, loss, batch, config.micro_batch)
-    grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.grad_clip).item()
+    value, losses = backward(state.model, loss, batch, config.micro_batch, peers)
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.grad_clip)
+    grad_norm = getattr(norm, "full_tensor", lambda: norm)().item()  # of a model cut by FSDP2
     if not (abs(value) < float("inf") and grad_norm < float("inf")):
         raise FloatingPointError(
             f"the loss is {value} and its gradient's norm {grad_norm} at step {state.step + 1}; "
@@ -307,8 +285,12 @@ def train(
     hooks: Hooks,
     clock: Callable[[], float] = time.monotonic,
     remember: Remember = forget,
+    peers: Peers = ALONE,
 ) -> None:
     """Advance `state` until the budget is spent or hooks.stopped(); save at the end either way.
+
+    Of several processes all stop and save at the same step, whichever was asked to; process 0 has
+    the clock.
 
     A batch whose loss or gradient is not finite is left out, and MOST_SKIPPED in a row end the run.
     A batch that memory is too short for is run in smaller parts from then on.
@@ -327,10 +309,10 @@ def train(
         if due > state.previews:
             state.previews = due
             hooks.preview(state)
-        if progress >= 1 or hooks.stopped():
+        if progress >= 1 or peers.most(hooks.stopped()):
             break
         try:
-            scalars, config = step_that_fits(state, loss, batch_at, config, hooks, remember)
+            scalars, config = step_that_fits(state, loss, batch_at, config, hooks, remember, peers)
         except FloatingPointError as error:
             in_row += 1
             if in_row >= MOST_SKIPPED:
@@ -340,13 +322,13 @@ def train(
             hooks.skipped(state, str(error))
             continue
         in_row = 0
-        state.seconds = before + clock() - begun
+        state.seconds = peers.lead(before + clock() - begun)
         hooks.log(state, scalars)
         if _save_is_due(state, config, next_save):
             save_begun = clock()
             hooks.save(state)
             pause = max(config.save_every_seconds, 30 * (clock() - save_begun))
-            next_save = state.seconds + pause
+            next_save = peers.lead(state.seconds + pause)
     hooks.save(state)
 
 
@@ -357,19 +339,28 @@ def step_that_fits(
     config: TrainConfig,
     hooks: Hooks,
     remember: Remember,
+    peers: Peers = ALONE,
 ) -> tuple[dict[str, float], TrainConfig]:
     """take_step, in parts of half the size for as long as memory is short; how it was done.
 
-    Raises: what take_step does; the refusal itself where not even one image fits.
+    Raises: what take_step does; the refusal itself where not even one image fits, or where other
+    processes have taken part in half of the step.
     """
+    who = [peers.rank] if peers.rank else []  # its own rows, its own dice
     while True:
-        torch.manual_seed(generator_at(config.seed, "dropout", state.step).initial_seed())
+        torch.manual_seed(generator_at(config.seed, "dropout", state.step, *who).initial_seed())
         try:
-            return take_step(state, loss, batch_at(state.step), config, remember), config
+            return take_step(state, loss, batch_at(state.step), config, remember, peers), config
         except (MemoryError, RuntimeError) as error:
             most = config.micro_batch or config.batch
             if not is_out_of_memory(error) or most == 1:
                 raise
+            if peers.size > 1:
+                raise RuntimeError(
+                    f"memory is short in process {peers.rank} at step {state.step + 1:,}, and the "
+                    "others wait in the middle of it: go on with a --micro-batch below "
+                    f"{-(-most // peers.size)} ({error})."
+                ) from error
         state.optimizer.zero_grad(set_to_none=True)
         config = replace(config, micro_batch=most // 2)
         hooks.smaller(state, most // 2)

@@ -38,8 +38,8 @@ from ..recipes import RECIPES, recipe_at
 from ..recipes.comparison import same_for_all
 from ..storage import clear_unfinished, write_file
 from ..tasks import TASKS
+from ..trainer import Trainer, budget_words
 from .sample import draw_with_progress
-from .train import Trainer, budget_words
 
 EPOCHS = 10.0  # of each contestant, unless told otherwise
 DRAWN_AT_ONCE = 128

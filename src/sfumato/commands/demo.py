@@ -6,8 +6,8 @@ from ..devices import pick_device
 from ..loading import load_run
 from ..page import write_page
 from ..planning import plan
+from ..trainer import Trainer
 from .sample import make_film, order_of
-from .train import Trainer
 
 ENOUGH_STEPS = 500  # before it some digits are blots
 

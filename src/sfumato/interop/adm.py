@@ -23,8 +23,9 @@ from ..grids import LinspaceGrid
 from ..networks.adm import ADMConfig
 from ..objective import Denoising, DiscreteTimes
 from ..parameterization import PredictNoise
+from ..schedules import Constant
 from ..solvers import Ancestral
-from ..training import Constant, TrainConfig
+from ..training import TrainConfig
 from .dit_layouts import Weights, check_fit, needed, tensors
 from .fitting import sides
 from .imported import Imported

@@ -23,8 +23,9 @@ from ..codec import Pixels
 from ..config import DataConfig, Run
 from ..networks.unet2d import UNet2DConfig
 from ..objective import Denoising, DiscreteTimes, Objective
+from ..schedules import Constant
 from ..storage import write_file
-from ..training import Constant, TrainConfig
+from ..training import TrainConfig
 from .diffusers_schedulers import FILE as SCHEDULER_FILE
 from .diffusers_schedulers import Schedule, read_schedule, schedule_settings
 from .diffusers_unet import MODEL, read_config, read_weights, unet_settings, unread

@@ -21,9 +21,10 @@ from ..grids import LinspaceGrid
 from ..networks.dit import DiTConfig
 from ..objective import Denoising, DiscreteTimes, Objective
 from ..parameterization import PredictNoise
+from ..schedules import Constant
 from ..solvers import Ancestral
 from ..storage import write_file
-from ..training import Constant, TrainConfig
+from ..training import TrainConfig
 from .diffusers import (
     VERSION,
     WEIGHTS,

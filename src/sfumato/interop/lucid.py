@@ -23,8 +23,9 @@ from ..networks.lucid import LucidUNetConfig
 from ..noising import SigmoidSignal
 from ..objective import Denoising, DiscreteTimes, MinSNR, Objective, OutputMSE, Weight
 from ..parameterization import Parameterization, PredictData, PredictNoise, PredictV
+from ..schedules import Constant
 from ..solvers import Ancestral
-from ..training import Constant, TrainConfig
+from ..training import TrainConfig
 from .imported import Imported
 from .lucid_shapes import config_of
 from .reading import naming

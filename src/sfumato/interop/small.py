@@ -20,8 +20,9 @@ from ..networks.small import PulferUNetConfig, StarterCNNConfig
 from ..noising import ScaledInput
 from ..objective import Denoising, DiscreteTimes
 from ..parameterization import PredictNoise
+from ..schedules import Constant
 from ..solvers import Ancestral
-from ..training import Constant, TrainConfig
+from ..training import TrainConfig
 from .fitting import sides
 from .imported import Imported
 from .lucid_shapes import check_fits

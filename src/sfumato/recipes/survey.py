@@ -161,7 +161,7 @@ def sd_unet_small() -> Run:
 
 
 def dit_pixels() -> Run:
-    """A small DiT on pixels: patches of 4, eight blocks 192 wide, a learned sigma.
+    """A small DiT on pixels: patches of 4, six blocks 128 wide, a learned sigma.
 
     Source: 003
     Command: sfumato train dit_pixels
@@ -174,8 +174,8 @@ def dit_pixels() -> Run:
         process=LinearBetas(steps=1000),
         parameterization=INDEX,
         objective=Hybrid(steps=1000, vlb_weight=0.001),
-        network=DiTConfig(patch=4, depth=8, width=192, heads=3),
-        train=TrainConfig(seconds=900, batch=64, lr=1e-3),
+        network=DiTConfig(patch=4, depth=6, width=128, heads=4),
+        train=TrainConfig(seconds=1500, batch=64, lr=2e-3),
         sampling=SamplingConfig(
             Ancestral(None), TrailingGrid(), steps=100, guidance=1.5, clipped=True
         ),

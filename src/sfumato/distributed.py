@@ -1,0 +1,178 @@
+"""Several processes that train one model: torchrun starts them, DDP or FSDP2 joins their gradients.
+
+    torchrun --nproc-per-node 2 -m sfumato train digits
+
+Process 0 makes the run's folder, writes and prints; the others train and are silent. Small numbers
+on which they must agree go over gloo, on the CPU; gradients over NCCL where there are GPUs.
+"""
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from .heartbeats import ADVICE, Heartbeats
+from .peers import Alone, LostPeerError, Peers
+from .stopping import StopRequest
+from .training import Batch, Hooks, Loss, TrainState
+
+LONGEST = timedelta(days=1)  # of a collective call: heartbeats notice much earlier who is gone
+WAITING = 0.1  # seconds between two looks
+
+
+def started_together() -> bool:
+    """Whether torchrun, or what speaks like it, has started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def number_of_process() -> int:
+    """This process's number among those of the run; 0 where it is one alone."""
+    return int(os.environ["RANK"]) if started_together() else 0
+
+
+def own_device(device: torch.device) -> torch.device:
+    """This process's GPU of its machine, where GPUs are trained on."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+class Group:
+    """The Peers of a process that torchrun started."""
+
+    def __init__(self, store: Store, rank: int, size: int) -> None:
+        self.rank, self.size, self._store = rank, size, store
+        self.exchange: Callable[[bool], AbstractContextManager[None]] = lambda now: nullcontext()
+
+    def rows(self, n: int) -> slice:
+        if n < self.size:
+            raise ValueError(
+                f"a batch of {n} can't be shared by {self.size} processes: each needs an image of "
+                "its own. Give a larger --batch or start fewer processes."
+            )
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def whole(self, total: float, losses: Tensor, n: int) -> tuple[float, Tensor]:
+        numbers = torch.zeros(n + 1, dtype=torch.float64)
+        numbers[n], numbers[self.rows(n)] = total, losses.double().cpu()
+        dist.all_reduce(numbers)
+        return numbers[n].item(), numbers[:n].to(losses)
+
+    def lead(self, value: float) -> float:
+        number = torch.tensor(value, dtype=torch.float64)
+        dist.broadcast(number, 0)
+        return number.item()
+
+    def most(self, value: int) -> int:
+        number = torch.tensor(value)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number.item())
+
+    def tell(self, facts: dict[str, Any]) -> None:
+        """From process 0 to all the others, once."""
+        self._store.set("told", json.dumps(facts))
+
+    def told(self) -> dict[str, Any]:
+        """What process 0 tells, as soon as it does; however long it takes, while it lives."""
+        while not self._store.check(["told"]):
+            time.sleep(WAITING)
+        found: dict[str, Any] = json.loads(self._store.get("told"))
+        return found
+
+    def exchanging(self, now: bool) -> AbstractContextManager[None]:
+        return self.exchange(now)
+
+
+class WholeLoss(nn.Module):
+    """A model's loss as one module, whose forward pass DDP and FSDP2 can watch."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.loss(self.model, batch)
+
+
+def replicated(group: Group, model: nn.Module, loss: Loss) -> Loss:
+    """The loss by DDP: each process has the whole model, and gets the mean of the gradients."""
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # of convolutions of 1 x 1
+    with warnings.catch_warnings():  # its successor came after the oldest PyTorch that will do
+        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+        joined = DistributedDataParallel(WholeLoss(model, loss), broadcast_buffers=False)
+    group.exchange = lambda now: nullcontext() if now else joined.no_sync()
+    return lambda _, batch: joined(batch)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the loop is called with where processes train together."""
+
+    loss: Loss
+    hooks: Hooks
+    viewed: Callable[[TrainState], TrainState] = lambda state: state  # whole, to look at
+
+
+class Follower:
+    """The hooks of the processes that write nothing."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+
+    def log(self, state: TrainState, scalars: dict[str, float]) -> None:
+        """Process 0 does."""
+
+    def preview(self, state: TrainState) -> None:
+        """Process 0 does."""
+
+    def save(self, state: TrainState) -> None:
+        """Process 0 does."""
+
+    def skipped(self, state: TrainState, reason: str) -> None:
+        """Process 0 tells it."""
+
+    def smaller(self, state: TrainState, micro_batch: int) -> None:
+        """Never: see training.step_that_fits."""
+
+    def stopped(self) -> bool:
+        return self.stop.asked
+
+
+@contextmanager
+def peers_of(device: torch.device) -> Iterator[Peers]:
+    """The processes of this run, for as long as the block lasts.
+
+    Raises: LostPeerError, naming it, where an error in the block comes of a process that is gone.
+    """
+    if not started_together():
+        yield Alone()
+        return
+    store, rank, size = next(rendezvous("env://"))
+    store.set_timeout(LONGEST)
+    alive = Heartbeats(store.clone(), rank, size)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    group_store = PrefixStore("group", store)
+    dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=LONGEST)
+    try:
+        yield Group(PrefixStore("sfumato", store), rank, size)
+    except RuntimeError as error:
+        who = alive.blamed()
+        if not who:
+            raise
+        raise LostPeerError(f"{who}. {ADVICE}") from error
+    dist.destroy_process_group()
+    alive.stop()

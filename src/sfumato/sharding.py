@@ -1,0 +1,189 @@
+"""Models larger than a device: FSDP2 cuts weights, average and moments over the processes.
+
+    torchrun --nproc-per-node 8 -m sfumato train FOLDER --fsdp
+
+Each process keeps a part of every tensor, gathers a block's weights for as long as the block runs,
+and writes its parts by torch's distributed checkpoints (DCP), as safetensors. Such a checkpoint is
+read by any number of processes, and by one without FSDP.
+"""
+
+import copy
+import json
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from . import checkpoint
+from .distributed import Group, Joined, WholeLoss
+from .shards import PARTS, in_shards, named
+from .storage import TEMPORARY, commit_written, remove_tree
+from .training import Hooks, Loss, TrainConfig, TrainState, optimizer_of
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The outermost modules in lists, each of which runs on its own: what is gathered at once."""
+    found: list[nn.Module] = []
+    for child in model.children():
+        if isinstance(child, nn.ModuleList):
+            found += [block for block in child if any(True for _ in block.parameters())]
+        else:
+            found += blocks_of(child)
+    return found
+
+
+def joined(
+    group: Group, state: TrainState, loss: Loss, hooks: Hooks, config: TrainConfig, run: Path
+) -> Joined:
+    """Cut a state in place, filled from a checkpoint in shards if it is at the step of one."""
+    plain = whole_copy(state) if group.rank == 0 else None
+    root = cut_state(state, loss, config)
+
+    def exchange(now: bool) -> AbstractContextManager[None]:
+        root.set_requires_gradient_sync(now)  # type: ignore[operator]
+        return nullcontext()
+
+    group.exchange = exchange
+    saved = checkpoint.folder_of(run, state.step)
+    if saved.exists() and in_shards(saved):
+        read(saved, state)
+    cut_hooks = ShardedHooks(hooks, group, plain, run, config)
+    return Joined(lambda _, batch: root(batch), cut_hooks, cut_hooks.gather)
+
+
+def cut_state(state: TrainState, loss: Loss, config: TrainConfig) -> nn.Module:
+    """Cut weights, average and moments in place; the loss of a batch as the weights' root."""
+    # A block may return a view of its input's memory; nothing here changes one in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    moments, groups = checkpoint.optimizer_tensors(state)
+    root = WholeLoss(state.model, loss)
+    for model, top in ((state.model, root), (state.average, state.average)):
+        for block in blocks_of(model):
+            fully_shard(block)
+        fully_shard(top)
+    state.optimizer = optimizer_of(state.model, config)
+    parameters = dict(state.model.named_parameters())
+    mine = {
+        name: _part_like(value, parameters[name.rpartition(".")[0]])
+        for name, value in moments.items()
+    }
+    checkpoint.load_optimizer(state, mine, groups)
+    return root
+
+
+def _part_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """This process's part of a whole value, cut as the parameter of its shape is."""
+    if value.shape != parameter.shape or not isinstance(parameter, DTensor):
+        return value
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)
+
+
+# --- checkpoints
+
+
+def tensors_of(state: TrainState) -> dict[str, Tensor]:
+    """All tensors of a state, named PART.NAME, each as this process has it."""
+    moments, _ = checkpoint.optimizer_tensors(state)
+    parts = (state.model.state_dict(), state.average.state_dict(), moments)
+    return {
+        f"{part}.{name}": value
+        for part, tensors in zip(PARTS, parts, strict=True)
+        for name, value in tensors.items()
+    }
+
+
+def write(run: Path, state: TrainState, group: Group, config: TrainConfig) -> None:
+    """Commit a checkpoint of a cut state, written by all processes at once.
+
+    Raises: OSError where the disk refuses, in all of them.
+    """
+    target = checkpoint.folder_of(run, state.step)
+    temporary = target.with_name(TEMPORARY + target.name)
+    if not group.lead(float(not target.exists())):
+        return
+    if group.rank == 0:
+        temporary.parent.mkdir(exist_ok=True)
+        if temporary.exists():
+            remove_tree(temporary)
+        temporary.mkdir()
+    dist.barrier()
+    writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+    save(tensors_of(state), storage_writer=writer)
+    if group.rank == 0:
+        scalars = json.dumps(checkpoint.scalars_of(state), indent=1).encode()
+        commit_written(temporary, target, {"state.json": scalars})
+        checkpoint.rotate(run, config.keep, config.keep_every)
+    dist.barrier()
+
+
+def read(folder: Path, state: TrainState) -> None:
+    """Fill a cut state from a checkpoint that `write` made, whatever number of processes wrote it.
+
+    The folder's files are taken to be whole: see shards.read_checked.
+    """
+    scalars = checkpoint.scalars_in({"state.json": (folder / "state.json").read_bytes()})
+    for parameter in state.model.parameters():
+        zero = torch.zeros((), dtype=torch.float32)
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        state.optimizer.state[parameter] = {"step": zero, **moments} if scalars["step"] else {}
+    tensors = tensors_of(state)
+    load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
+    for part, model in zip(PARTS, (state.model, state.average), strict=False):
+        model.load_state_dict(named(tensors, part))
+    checkpoint.load_optimizer(state, named(tensors, PARTS[2]), scalars["optimizer_groups"])
+    checkpoint.take_scalars(state, scalars)
+
+
+# --- looking at a cut state
+
+
+class ShardedHooks:
+    """Hooks for a cut state: all processes save, and gather it where process 0 looks at it."""
+
+    def __init__(
+        self, hooks: Hooks, group: Group, plain: TrainState | None, run: Path, config: TrainConfig
+    ) -> None:
+        self.hooks, self.group, self.run, self.config = hooks, group, run, config
+        self.plain = plain  # of process 0, to look at
+        self.log, self.skipped, self.smaller = hooks.log, hooks.skipped, hooks.smaller
+        self.stopped = hooks.stopped
+
+    def preview(self, state: TrainState) -> None:
+        seen = self.gather(state)
+        self.hooks.preview(seen)
+        state.previews = int(self.group.lead(seen.previews))
+
+    def save(self, state: TrainState) -> None:
+        write(self.run, state, self.group, self.config)
+
+    def gather(self, state: TrainState) -> TrainState:
+        """The state whole, but for the moments; in other processes than 0 the cut state itself."""
+        for part in ("model", "average"):
+            into = {} if self.plain is None else getattr(self.plain, part).state_dict()
+            for name, value in getattr(state, part).state_dict().items():
+                found = value.full_tensor() if isinstance(value, DTensor) else value
+                if name in into:
+                    into[name].copy_(found)
+        if self.plain is None:
+            return state
+        for name in checkpoint.SCALARS:
+            setattr(self.plain, name, getattr(state, name))
+        return self.plain
+
+
+def whole_copy(state: TrainState) -> TrainState:
+    """A state of its own with these weights, before they are cut, to look at later."""
+    model, average = copy.deepcopy(state.model), copy.deepcopy(state.average)
+    return TrainState(model, average, state.optimizer)
