@@ -23,7 +23,7 @@ DATA = {  # images and exact words, for the sets that recipes were trained on he
     "catsdogs128-train": (2_000, "photographs of cats and dogs"),
 }
 TEXTS = {
-    "": "The first run",
+    "Karras": "The first run: EDM, which the demo trains",
     "000": "000: diffusers' UNet2DModel on MNIST",
     "001": "001: a U-Net written by hand",
     "002": "002: MNIST with T = 300",
