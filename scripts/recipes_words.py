@@ -5,7 +5,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from sfumato.console import duration
+from sfumato.console import duration, short
 from sfumato.folder import DataCard
 from sfumato.recipes import RECIPES
 
@@ -93,11 +93,13 @@ def page(records: dict[str, dict[str, Any]], measured: dict[str, dict[str, Any]]
         names = [name for name in RECIPES if told(name)[0] == source and name in trained]
         if names:
             parts += [f"## {title}\n", *(section(name, trained[name]) for name in names)]
-    parts += [guidance(measured["guidance"])] if "guidance" in measured else []
+    for name, words in (("compare", comparison), ("guidance", guidance), ("spectra", spectra)):
+        parts += [words(measured[name])] if name in measured else []
     missing = [name for name in RECIPES if name not in trained]
     large = [name for name in missing if name in SISTERS]
     parts += [not_trained(large, records)] if large else []
-    waiting = [f"`{name}`" for name in missing if name not in SISTERS]
+    compared = {row["name"] for row in measured.get("compare", {}).get("contestants", ())}
+    waiting = [f"`{name}`" for name in missing if name not in SISTERS and name not in compared]
     parts += [f"## Still to be trained\n\n{', '.join(waiting)}\n"] if waiting else []
     return "\n".join(parts)
 
@@ -199,6 +201,62 @@ def guidance(judged: dict[str, Any]) -> str:
             f'{words}\n\n<img src="pictures/guidance-{name}.webp" alt="guidance, {name}">\n'
         )
     return "\n".join(rows)
+
+
+def comparison(found: dict[str, Any]) -> str:
+    """What sfumato compare made of three networks, and its figure."""
+    judge, floor = found["judge"], found["floor"]
+    rows = [
+        "## Three networks on one data set\n",
+        f"`sfumato compare` trains a `UNet2D` of diffusers' layout, a Stable Diffusion U-Net and a "
+        f"DiT ([comparison.py](../src/sfumato/recipes/comparison.py)) on the same {found['data']}, "
+        f"{found['budget']} each in the same order with the same noise, batch {found['batch']}, "
+        f"seed {found['seed']}, and gives {floor['images']} samples of each to one judge: "
+        f"{judge['what']}, right on {judge['held_out_accuracy']:.1%} of the held-out ones. Images "
+        "that it was not trained on are the floor. So few samples make every distance larger than "
+        "of many: compare within the table only.\n",
+        "| network | weights | FLOPs an image | steps | time | held-out loss "
+        "| distance to the data | of the class asked for |",
+        "|---" * 8 + "|",
+    ]
+    for row in found["contestants"]:
+        verdict = row["verdict"]
+        cells = (
+            f"`{row['name']}`",
+            f"{row['parameters']:,}",
+            short(row["flops"], "FLOP"),
+            f"{row['steps']:,}",
+            duration(row["seconds"]),
+            f"{row['loss']:.4f}",
+            f"{verdict['frechet']:.2f}",
+            f"{verdict['agreement']:.1%} ± {verdict['agreement_error']:.1%}",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    rows.append(f"| real images | | | | | | {floor['frechet']:.2f} | {floor['agreement']:.1%} |\n")
+    rows.append('<img src="pictures/compare.webp" alt="three networks on one data set">\n')
+    return "\n".join(rows)
+
+
+def spectra(found: dict[str, Any]) -> str:
+    """What sfumato spectra measured of a run, and its figure."""
+    training, sampling = found["in_training"], found["in_sampling"]
+    return (
+        "## Low frequencies first?\n\n"
+        f"Text 003 says that a model learns low frequencies first and details later. `sfumato "
+        f"spectra {found['run']}` measures it, on {found['images']:,} images of {found['data']} "
+        f"and the run above to step {found['step']:,}. The rank correlation of a frequency and "
+        "the moment from which it stays, 1 where low ones always come first:\n\n"
+        f"| | power within a factor of {1 / found['share']:g} of the data's "
+        f"| likeness to the last images over {found['settled']:g} |\n|---|---|---|\n"
+        f"| in training | {training['reached']['correlation']:+.2f} "
+        f"| {training['settled']['correlation']:+.2f} |\n"
+        f"| in sampling | {sampling['reached']['correlation']:+.2f} "
+        f"| {sampling['settled']['correlation']:+.2f} |\n\n"
+        "Likeness compares images drawn from the same noise, ring by ring of the spectrum, with "
+        "the last ones. So the claim holds of sampling, and of what training settles; that the "
+        "amount of power is right says little, and comes early everywhere.\n\n"
+        '<img src="pictures/spectra.webp" alt="spectra in training and in sampling">\n'
+    )
 
 
 def not_trained(names: list[str], records: dict[str, dict[str, Any]]) -> str:

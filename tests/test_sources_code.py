@@ -4,6 +4,7 @@
 """
 
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,16 @@ from sfumato import checkpoint
 from sfumato.assembly import batches
 from sfumato.codec import Pixels
 from sfumato.discrete import LinearBetas
+from sfumato.exact import GaussianMixture
+from sfumato.grids import UniformGrid
 from sfumato.networks import table
 from sfumato.networks.handmade import HandmadeConfig
 from sfumato.networks.unet2d import UNet2DConfig
 from sfumato.preflight import BESIDE_SAVED, SHARE_OF_FREE, fitting
+from sfumato.process import Trigonometric
 from sfumato.recipes import RECIPES
+from sfumato.sampling import sample
+from sfumato.solvers import DDIM
 from sfumato.training import train
 from tiny import CPU, Hooks, images, parts, run
 
@@ -34,6 +40,36 @@ SIX_LEVELS = UNet2DConfig(  # 003:199 to 207
 
 
 # ---- what does not run
+
+
+def test_names_in_denoising_diffusion_pytorch():
+    """004:233 to 279: none of the three is a name of 2.3.4, nor a method of its diffusion."""
+    peer = pytest.importorskip("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
+    assert {"Unet", "GaussianDiffusion", "Trainer"} <= set(dir(peer))
+    for missing in ("DDPMModel", "train_step", "create_trainer"):
+        assert not any(hasattr(owner, missing) for owner in (peer, peer.GaussianDiffusion))
+
+
+def test_every_latent_on_the_way_goes_through_the_network():
+    """003:104: not z_T alone: each of ten steps asks about another z_t, at another time."""
+    asked = []
+    exact = GaussianMixture(Trigonometric(), torch.eye(4, dtype=torch.float64), 0.3)
+
+    class Watched:
+        process = exact.process
+
+        def __call__(self, x_t, t, cond=None):
+            asked.append((x_t.clone(), t.clone()))
+            return exact(x_t, t, cond)
+
+    times = UniformGrid()(exact.process, 10)
+    z = torch.randn(2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sample(Watched(), z, times, DDIM())
+    assert torch.equal(asked[0][0], z)
+    for (before, earlier), (after, later) in pairwise(asked):
+        assert not torch.equal(before, after)
+        assert (later < earlier).all()
+    assert len(asked) == 10
 
 
 def test_backward_with_the_loss_multiplies_the_gradient_by_the_loss():
