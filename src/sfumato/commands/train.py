@@ -1,5 +1,6 @@
 """sfumato train: from a plan to a folder with a trained model in it."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +8,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ..arguments import Train
+from ..__main__ import NOT_FINITE
+from ..arguments import Train, UsageError
 from ..config import AnyRun
 from ..console import Reporter, reading
 from ..data import ImageData
 from ..devices import pick_device
 from ..distributed import Group, number_of_process, own_device, peers_of
 from ..folder import find
+from ..heartbeats import GONE
+from ..peers import LostPeerError, ToldError
 from ..planning import fields_of, plan, resume_folder
 from ..trainer import Trainer, facts
 
@@ -27,25 +31,57 @@ def run_train(args: Train) -> None:
             args, config=Path(args.source) / "run.json", resume=True, out=Path(args.source)
         )
         args = replace(args, source="")
+    args = after_restart(args, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     device = own_device(pick_device(args.device))
-    leads = number_of_process() == 0
-    run, data = plan(args, reading(Reporter(quiet=args.quiet or not leads).say))
-    if (args.dry_run or args.check) and not leads:
+    if args.dry_run or args.check:
+        if number_of_process() == 0:
+            tried(args, device)
         return
+    code = trained(args, device)
+    if code:
+        sys.exit(code)
+
+
+def tried(args: Train, device: torch.device) -> None:
+    """The plan, or two steps of it, by one process alone."""
+    run, data = plan(args, reading(Reporter(quiet=args.quiet).say))
     if args.dry_run:
         print_plan(run, data, device)
-        return
-    if args.check:
+    else:
         check(run, data, device, args.out)
-        return
-    trainer = Trainer(run, data, device, args.quiet)
-    with peers_of(device) as trainer.peers:
-        if isinstance(trainer.peers, Group) and not leads:
-            trainer.follow(trainer.peers)
-        else:
-            trainer.start(resume_folder(args, run.name) if args.resume else None, args.out)
-    if trainer.code:
-        sys.exit(trainer.code)
+
+
+def trained(args: Train, device: torch.device) -> int:
+    """Train, alone or as one of several processes; what to exit with."""
+    try:
+        with peers_of(device) as peers:
+            quiet = args.quiet or peers.rank > 0
+            run, data = plan(args, reading(Reporter(quiet=quiet).say))
+            peers.rows(run.train.batch)  # refuses fewer images than processes
+            trainer = Trainer(run, data, device, args.quiet)
+            trainer.peers = peers
+            if isinstance(peers, Group) and peers.rank:
+                trainer.follow(peers)
+            else:
+                trainer.start(resume_folder(args, run.name) if args.resume else None, args.out)
+    except LostPeerError as error:
+        print(f"sfumato: {error}", file=sys.stderr)
+        return GONE
+    except ToldError as error:
+        return NOT_FINITE if isinstance(error.__cause__, FloatingPointError) else 1
+    return trainer.code
+
+
+def after_restart(args: Train, count: str) -> Train:
+    """The words as meant where torchrun starts them again, `count` times: go on with the run.
+
+    Raises: UsageError where they do not say in which folder it is.
+    """
+    if count == "0" or args.resume:
+        return args
+    if args.out is None:
+        raise UsageError("torchrun started this again: add --out, so that it finds the run.")
+    return replace(args, resume=(args.out / "run.json").is_file())
 
 
 def check(run: AnyRun, data: ImageData, device: torch.device, out: Path | None) -> None:
