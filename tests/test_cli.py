@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
+from sfumato import checkpoint
 from sfumato.config import loads
 from sfumato.data import UnreadableWarning
 from sfumato.folder import read_metrics
@@ -114,6 +115,16 @@ def test_resuming_with_other_settings_is_refused_with_the_difference(sfumato, wo
     sfumato("train", "digits", "--steps", "1", *TINY)
     with pytest.raises(SystemExit, match=re.escape(message)):
         sfumato("train", "digits", "--steps", "2", *TINY, "--resume", *words)
+
+
+def test_what_changed_on_the_machine_is_told(sfumato, monkeypatch):
+    sfumato("train", "digits", "--steps", "1", "--out", "runs/moved", *TINY)
+    before = checkpoint.circumstances
+    monkeypatch.setattr(
+        checkpoint, "circumstances", lambda device: {**before(device), "threads": "77"}
+    )
+    told = sfumato("train", "runs/moved", "--steps", "2")
+    assert "not bit for bit: threads 1 then, 77 now." in told or "threads 2 then, 77 now" in told
 
 
 def test_a_spent_budget_is_said_and_a_larger_one_is_looked_at(sfumato, tmp_path):

@@ -15,18 +15,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from .devices import circumstances
 from .interop.reading import json_of, tensors_of
 from .shards import whole_files
 from .storage import DamagedError, commit_folder, read_folder, retire
 from .training import TrainState
 
-FORMAT = 2
-ADDED = {
-    "epoch_loss": 0.0,
-    "epoch_steps": 0,
-    "skipped": 0,
-    "optimizer_tensors": (),
-}  # since format 1, which lacks them
+FORMAT = 3
+ADDED: dict[int, dict[str, Any]] = {  # to state.json, by the format that began with them
+    2: {"epoch_loss": 0.0, "epoch_steps": 0, "skipped": 0, "optimizer_tensors": ()},
+    3: {"circumstances": {}},
+}
 T = TypeVar("T")
 Say = Callable[[str], None]
 
@@ -51,7 +50,8 @@ def scalars_of(state: TrainState) -> dict[str, Any]:
     moments, groups = optimizer_tensors(state)
     numbers = {name: getattr(state, name) for name in SCALARS}
     rest = {"optimizer_groups": groups, "optimizer_tensors": sorted(moments)}
-    return {"format": FORMAT, **numbers, **rest}
+    now = circumstances(next(state.model.parameters()).device)
+    return {"format": FORMAT, **numbers, "circumstances": now, **rest}
 
 
 def take_scalars(state: TrainState, scalars: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def tensors_in(files: dict[str, bytes], name: str) -> dict[str, Tensor]:
 
 
 def scalars_in(files: dict[str, bytes]) -> dict[str, Any]:
-    """state.json, with what checkpoints of format 1 did not have.
+    """state.json, with what checkpoints of older formats did not have.
 
     Raises: ValueError for a newer format.
     """
@@ -113,7 +113,17 @@ def scalars_in(files: dict[str, bytes]) -> dict[str, Any]:
             f"the checkpoint has format {number}, this sfumato reads up to {FORMAT}: update "
             "sfumato."
         )
-    return {**ADDED, **scalars} if number == 1 else scalars
+    for newer in range(number + 1, FORMAT + 1):
+        scalars = {**ADDED[newer], **scalars}
+    entry(scalars, "circumstances")
+    return scalars
+
+
+def changed_circumstances(files: dict[str, bytes], device: torch.device) -> str:
+    """What of the machine is not as it was when these files were written, in words."""
+    before, now = scalars_in(files)["circumstances"], circumstances(device)
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    return "; ".join(f"{name} {before[name]} then, {now[name]} now" for name in changed)
 
 
 def entry(found: dict[str, T], name: str) -> T:

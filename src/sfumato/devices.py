@@ -37,6 +37,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def circumstances(device: torch.device) -> dict[str, str]:
+    """What bit-for-bit equality of a run depends on, besides its settings and its data."""
+    cpu = device.type == "cpu"
+    name = torch.backends.cpu.get_cpu_capability() if cpu else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else name
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return {
+        "PyTorch": torch.__version__,
+        "device": f"{device.type} {name}",
+        "threads": str(torch.get_num_threads()) if cpu else "",
+        "processes": str(torch.distributed.get_world_size() if together else 1),
+    }
+
+
 class Trial:
     """A few training steps in one precision, timed; and the network's output in it."""
 
