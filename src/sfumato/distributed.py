@@ -14,21 +14,23 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from .heartbeats import ADVICE, Heartbeats
-from .peers import Alone, LostPeerError, Peers
+from .heartbeats import Heartbeats, meeting_point, patience, served_by_torchrun
+from .peers import Alone, LostPeerError, Peers, ToldError
 from .stopping import StopRequest
 from .training import Batch, Hooks, Loss, TrainState
 
 LONGEST = timedelta(days=1)  # of a collective call: heartbeats notice much earlier who is gone
+MEETING = 300.0  # seconds in which all processes must have started; or SFUMATO_PATIENCE
 WAITING = 0.1  # seconds between two looks
 
 
@@ -63,6 +65,17 @@ class Group:
                 "its own. Give a larger --batch or start fewer processes."
             )
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def parts(self, n: int, most: int | None) -> list[slice]:
+        """FSDP2 gathers weights in every part, so that each process needs as many of them.
+
+        So parts of one row are of two in some, where the rows can't be shared evenly.
+        """
+        own = self.rows(n)
+        rows, largest = own.stop - own.start, -(-n // self.size)
+        count = min(-(-largest // (most or n)), n // self.size)
+        ends = [own.start + rows * part // count for part in range(count + 1)]
+        return [slice(*pair) for pair in pairwise(ends)]
 
     def whole(self, total: float, losses: Tensor, n: int) -> tuple[float, Tensor]:
         numbers = torch.zeros(n + 1, dtype=torch.float64)
@@ -150,29 +163,75 @@ class Follower:
         return self.stop.asked
 
 
+def meet() -> tuple[TCPStore, int, int]:
+    """(what all processes read and write, this one's number, how many they are), once all came.
+
+    Raises: LostPeerError, naming those that did not come within MEETING.
+    """
+    rank, size = number_of_process(), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    if not (host and port.isdigit() and 0 <= rank < size):
+        raise ValueError(
+            f"RANK={rank} and WORLD_SIZE={size} say that this process is one of several, but they "
+            f"do not fit together or with MASTER_ADDR={host!r} and MASTER_PORT={port!r}: start "
+            "them with torchrun, or take the four out of the environment to train alone."
+        )
+    seconds = patience(MEETING)
+    wait = timedelta(seconds=seconds)
+    serves = rank == 0 and not served_by_torchrun()
+    try:
+        store = TCPStore(host, int(port), size, serves, timeout=wait, wait_for_workers=False)
+        store.set(f"here/{rank}", "")
+        missing = list(range(size))
+        until = time.monotonic() + seconds
+        while missing and time.monotonic() < until:
+            missing = [other for other in missing if not store.check([f"here/{other}"])]
+            time.sleep(WAITING / 10 if missing else 0)
+    except RuntimeError as error:
+        raise LostPeerError(
+            f"process {rank} does not find {meeting_point(size)} at {host}:{port}, where all of "
+            f"them meet, within {seconds:g} s ({error})"
+        ) from error
+    if missing:
+        names = ", ".join(map(str, missing))
+        raise LostPeerError(f"process {names} of 0 to {size - 1} did not come in {seconds:g} s")
+    store.set_timeout(LONGEST)
+    return store, rank, size
+
+
 @contextmanager
 def peers_of(device: torch.device) -> Iterator[Peers]:
     """The processes of this run, for as long as the block lasts.
 
-    Raises: LostPeerError, naming it, where an error in the block comes of a process that is gone.
+    Raises: LostPeerError, naming it, where an error in the block comes of a process that is gone;
+    ToldError where process 0 has failed in the block for the same reason.
     """
     if not started_together():
         yield Alone()
         return
-    store, rank, size = next(rendezvous("env://"))
-    store.set_timeout(LONGEST)
-    alive = Heartbeats(store.clone(), rank, size)
+    store, rank, size = meet()
+    alive = Heartbeats(store.clone(), rank, size)  # type: ignore[attr-defined]
+    alive.begin()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     group_store = PrefixStore("group", store)
-    dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=LONGEST)
     try:
+        dist.init_process_group(
+            backend, store=group_store, rank=rank, world_size=size, timeout=LONGEST
+        )
         yield Group(PrefixStore("sfumato", store), rank, size)
-    except RuntimeError as error:
-        who = alive.blamed()
-        if not who:
-            raise
-        raise LostPeerError(f"{who}. {ADVICE}") from error
-    dist.destroy_process_group()
+        dist.destroy_process_group()
+    except BaseException as error:
+        raise ended(alive, error) from error
     alive.stop()
+
+
+def ended(alive: Heartbeats, error: BaseException) -> BaseException:
+    """What an error in one of several processes is for the user; the others are told of it."""
+    who = alive.blamed() if isinstance(error, RuntimeError) else ""
+    reason = who or str(error) or type(error).__name__
+    alive.leave(reason)
+    if who:
+        return LostPeerError(who)
+    return ToldError(reason) if alive.repeats(reason) else error

@@ -4,11 +4,18 @@ from pathlib import Path
 
 from .distributed import Group, Joined, replicated
 from .peers import Peers
+from .saving import Say
 from .training import Hooks, Loss, TrainConfig, TrainState
 
 
 def join(
-    peers: Peers, state: TrainState, loss: Loss, hooks: Hooks, config: TrainConfig, run: Path
+    peers: Peers,
+    state: TrainState,
+    loss: Loss,
+    hooks: Hooks,
+    config: TrainConfig,
+    run: Path,
+    warn: Say,
 ) -> Joined:
     """The loss and hooks of one process alone, or as DDP or FSDP2 want them.
 
@@ -25,4 +32,4 @@ def join(
         return Joined(replicated(peers, state.model, loss), hooks)
     from . import sharding  # slow to import
 
-    return sharding.joined(peers, state, loss, hooks, config, run)
+    return sharding.joined(peers, state, loss, hooks, config, run, warn)

@@ -15,6 +15,10 @@ class LostPeerError(Exception):
     """Another process of the run is gone or does not answer."""
 
 
+class ToldError(Exception):
+    """Every process of the run fails for the same reason, and process 0 tells it."""
+
+
 class Peers(Protocol):
     """The processes of a run; each calls the same methods in the same order."""
 
@@ -28,6 +32,10 @@ class Peers(Protocol):
 
     def rows(self, n: int) -> slice:
         """This process's part of n rows."""
+        ...
+
+    def parts(self, n: int, most: int | None) -> list[slice]:
+        """This process's rows of n in order, at most `most` at once; as many parts in each."""
         ...
 
     def exchanging(self, now: bool) -> AbstractContextManager[None]:
@@ -54,6 +62,10 @@ class Alone:
 
     def rows(self, n: int) -> slice:
         return slice(0, n)
+
+    def parts(self, n: int, most: int | None) -> list[slice]:
+        size = most or n
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def exchanging(self, now: bool) -> AbstractContextManager[None]:
         return nullcontext()

@@ -16,12 +16,36 @@ MOST_FAILURES = 3  # in a row
 Say = Callable[[str], None]
 
 
+class Failures:
+    """How many saves in a row have failed."""
+
+    def __init__(self, warn: Say) -> None:
+        self.warn, self.count = warn, 0
+
+    def add(self, error: OSError) -> None:
+        """Tell of one more.
+
+        Raises: OSError where it is the third.
+        """
+        self.count += 1
+        if self.count >= MOST_FAILURES:
+            raise type(error)(
+                error.errno,
+                f"{self.count} saves in a row failed, so the run stops before more is lost; the "
+                f"last reason: {error.strerror}",
+            ) from error
+        self.warn(
+            f"a save failed and the run goes on ({self.count} of {MOST_FAILURES} in a row): "
+            f"{error.strerror}"
+        )
+
+
 class Saver:
     """Writes the checkpoints of one run, one at a time."""
 
     def __init__(self, run: Path, config: TrainConfig, warn: Say) -> None:
-        self.run, self.config, self.warn = run, config, warn
-        self.failures = 0  # in a row
+        self.run, self.config = run, config
+        self.failures = Failures(warn)
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[Path] | None = None
 
@@ -55,22 +79,9 @@ class Saver:
         try:
             pending.result()
         except OSError as error:
-            self._failed(error)
+            self.failures.add(error)
         else:
-            self.failures = 0
-
-    def _failed(self, error: OSError) -> None:
-        self.failures += 1
-        if self.failures >= MOST_FAILURES:
-            raise type(error)(
-                error.errno,
-                f"{self.failures} saves in a row failed, so the run stops before more is lost; the "
-                f"last reason: {error.strerror}",
-            ) from error
-        self.warn(
-            f"a save failed and the run goes on ({self.failures} of {MOST_FAILURES} in a row): "
-            f"{error.strerror}"
-        )
+            self.failures.count = 0
 
     def close(self) -> None:
         """Wait for the last save.

@@ -8,14 +8,16 @@ read by any number of processes, and by one without FSDP.
 """
 
 import copy
+import errno
 import json
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -27,8 +29,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from . import checkpoint
 from .distributed import Group, Joined, WholeLoss
+from .saving import Failures, Say
 from .shards import PARTS, in_shards, named
-from .storage import TEMPORARY, commit_written, remove_tree
+from .storage import TEMPORARY, commit_written, make_folders, remove_tree, remove_what_can_be
 from .training import Hooks, Loss, TrainConfig, TrainState, optimizer_of
 
 
@@ -44,7 +47,13 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def joined(
-    group: Group, state: TrainState, loss: Loss, hooks: Hooks, config: TrainConfig, run: Path
+    group: Group,
+    state: TrainState,
+    loss: Loss,
+    hooks: Hooks,
+    config: TrainConfig,
+    run: Path,
+    warn: Say,
 ) -> Joined:
     """Cut a state in place, filled from a checkpoint in shards if it is at the step of one."""
     plain = whole_copy(state) if group.rank == 0 else None
@@ -58,8 +67,8 @@ def joined(
     saved = checkpoint.folder_of(run, state.step)
     if saved.exists() and in_shards(saved):
         read(saved, state)
-    cut_hooks = ShardedHooks(hooks, group, plain, run, config)
-    return Joined(lambda _, batch: root(batch), cut_hooks, cut_hooks.gather)
+    cut_hooks = ShardedHooks(hooks, group, plain, run, config, warn)
+    return Joined(lambda _, batch: root(batch), cut_hooks, cut_hooks.last_look)
 
 
 def cut_state(state: TrainState, loss: Loss, config: TrainConfig) -> nn.Module:
@@ -107,25 +116,67 @@ def tensors_of(state: TrainState) -> dict[str, Tensor]:
 def write(run: Path, state: TrainState, group: Group, config: TrainConfig) -> None:
     """Commit a checkpoint of a cut state, written by all processes at once.
 
-    Raises: OSError where the disk refuses, in all of them.
+    Raises: OSError where the disk refuses one of them, in all of them; what was written by then is
+    removed.
     """
     target = checkpoint.folder_of(run, state.step)
     temporary = target.with_name(TEMPORARY + target.name)
     if not group.lead(float(not target.exists())):
         return
-    if group.rank == 0:
-        temporary.parent.mkdir(exist_ok=True)
-        if temporary.exists():
-            remove_tree(temporary)
-        temporary.mkdir()
-    dist.barrier()
-    writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-    save(tensors_of(state), storage_writer=writer)
-    if group.rank == 0:
+    leads = group.rank == 0
+    try:
+        _in_all(group, target, lambda: _emptied(temporary) if leads else None)
+        writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+        tensors = tensors_of(state)
+        _in_all(group, target, lambda: _saved(tensors, writer))
         scalars = json.dumps(checkpoint.scalars_of(state), indent=1).encode()
-        commit_written(temporary, target, {"state.json": scalars})
-        checkpoint.rotate(run, config.keep, config.keep_every)
-    dist.barrier()
+        files = {"state.json": scalars}
+        _in_all(group, target, lambda: commit_written(temporary, target, files) if leads else None)
+    except OSError:
+        if leads and temporary.exists():
+            remove_what_can_be(temporary)
+        raise
+    keep = (config.keep, config.keep_every)
+    _in_all(group, target, lambda: checkpoint.rotate(run, *keep) if leads else None)
+
+
+def _in_all(group: Group, target: Path, work: Callable[[], None]) -> None:
+    """Do it in each process. Raises: OSError in all of them, where one or more could not."""
+    refused: OSError | None = None
+    try:
+        work()
+    except OSError as error:
+        refused = error
+    if not group.most(int(refused is not None)):
+        return
+    if refused is None:
+        refused = OSError(errno.EIO, f"could not write {target}: another process tells why")
+    raise refused
+
+
+def _emptied(folder: Path) -> None:
+    if folder.exists():
+        remove_tree(folder)
+    make_folders(folder)
+
+
+def _saved(tensors: dict[str, Tensor], writer: HuggingFaceStorageWriter) -> None:
+    """Raises: OSError, with the reason of the first process that the disk refused."""
+    try:
+        save(tensors, storage_writer=writer)
+    except CheckpointException as error:  # one and the same in all processes
+        reasons = {rank: found for rank, (found, _) in sorted(error.failures.items())}
+        refused = {rank: found for rank, found in reasons.items() if _is_of_the_disk(found)}
+        if len(refused) < len(reasons):
+            raise RuntimeError(f"a checkpoint could not be written: {reasons}") from error
+        rank, first = next(iter(refused.items()))
+        number = getattr(first, "errno", None) or errno.EIO
+        raise OSError(number, f"process {rank} could not write its part: {first}") from error
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    """Also as safetensors tells it, in a class of its own."""
+    return isinstance(error, OSError) or "I/O error" in str(error) or "IoError" in str(error)
 
 
 def read(folder: Path, state: TrainState) -> None:
@@ -153,10 +204,18 @@ class ShardedHooks:
     """Hooks for a cut state: all processes save, and gather it where process 0 looks at it."""
 
     def __init__(
-        self, hooks: Hooks, group: Group, plain: TrainState | None, run: Path, config: TrainConfig
+        self,
+        hooks: Hooks,
+        group: Group,
+        plain: TrainState | None,
+        run: Path,
+        config: TrainConfig,
+        warn: Say,
     ) -> None:
         self.hooks, self.group, self.run, self.config = hooks, group, run, config
         self.plain = plain  # of process 0, to look at
+        self.failures = Failures(warn)
+        self.refusal: OSError | None = None  # of the last save
         self.log, self.skipped, self.smaller = hooks.log, hooks.skipped, hooks.smaller
         self.stopped = hooks.stopped
 
@@ -166,7 +225,21 @@ class ShardedHooks:
         state.previews = int(self.group.lead(seen.previews))
 
     def save(self, state: TrainState) -> None:
-        write(self.run, state, self.group, self.config)
+        """Raises: OSError where this is the third in a row that could not be written."""
+        self.refusal = None
+        try:
+            write(self.run, state, self.group, self.config)
+        except OSError as error:
+            self.refusal = error
+            self.failures.add(error)
+        else:
+            self.failures.count = 0
+
+    def last_look(self, state: TrainState) -> TrainState:
+        """gather, after the last save. Raises: OSError where it failed: no later one will do."""
+        if self.refusal is not None:
+            raise self.refusal
+        return self.gather(state)
 
     def gather(self, state: TrainState) -> TrainState:
         """The state whole, but for the moments; in other processes than 0 the cut state itself."""

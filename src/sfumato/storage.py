@@ -81,7 +81,7 @@ def commit_folder(target: Path, files: Mapping[str, bytes]) -> None:
             disk.sync_folder(target.parent)
     except OSError:
         if temporary.exists():
-            _remove_what_can_be(temporary)
+            remove_what_can_be(temporary)
         raise
 
 
@@ -177,7 +177,7 @@ def remove_tree(folder: Path) -> None:
     disk.remove_folder(folder)
 
 
-def _remove_what_can_be(folder: Path) -> None:
+def remove_what_can_be(folder: Path) -> None:
     """Make room after a failed write; what stays is cleared at the next start."""
     try:
         remove_tree(folder)

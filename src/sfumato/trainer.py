@@ -118,11 +118,11 @@ class Trainer:
         with sole_writer(folder), Reporter(folder / "log.txt", self.quiet) as reporter:
             stop = StopRequest()
             state, session, saved = self._prepare(folder, resume is not None, reporter, stop)
-            self._tell_peers(folder, saved)
             before = state.step
             with stop.listening():
+                self._tell_peers(folder, saved)
                 try:
-                    state = self._loop(state, session.task, session, folder)
+                    state = self._loop(state, session.task, session, folder, reporter.warn)
                 finally:
                     session.saver.close()
                 self.code = self.peers.most(stop.code)
@@ -158,7 +158,7 @@ class Trainer:
         if self.run.train.compiled:
             state.model.compile()
         with stop.listening():
-            self._loop(state, task, Follower(stop), folder)
+            self._loop(state, task, Follower(stop), folder, warn=lambda text: None)
             self.code = group.most(stop.code)
 
     def _new_folder(self, out: Path | None) -> Path:
@@ -284,6 +284,8 @@ class Trainer:
         self._take(path, files, state)
         rewind_metrics(folder, state.step)
         reporter.say(f"  goes on at step {state.step:,} of {path.name}")
+        if changed := checkpoint.changed_circumstances(files, self.device):
+            reporter.warn(f"equal to rounding from here on, not bit for bit: {changed}.")
         return path
 
     def _reader(self) -> Callable[[Path], dict[str, bytes]]:
@@ -295,10 +297,12 @@ class Trainer:
         else:
             checkpoint.restore(state, files)
 
-    def _loop(self, state: TrainState, task: Task, hooks: Hooks, folder: Path) -> TrainState:
+    def _loop(
+        self, state: TrainState, task: Task, hooks: Hooks, folder: Path, warn: Say
+    ) -> TrainState:
         """Train; the state to look at afterwards, which process 0 has whole."""
         config, on_cpu = self.run.train, self.device.type == "cpu"
-        joined = join(self.peers, state, task.loss, hooks, config, folder)
+        joined = join(self.peers, state, task.loss, hooks, config, folder, warn)
         source = nullcontext(task.batches()) if on_cpu else prefetched(task.batches())
         with source as batch_at:
             told, peers = task.remember, self.peers

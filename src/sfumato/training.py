@@ -168,11 +168,10 @@ def backward(
 ) -> tuple[float, Tensor]:
     """Add the gradients of the batch's mean loss, part by part; that mean, and the losses (B,)."""
     n, total, losses = len(next(iter(batch.values()))), 0.0, []
-    own = {name: rows[peers.rows(n)] for name, rows in batch.items()}
-    parts = list(split(own, most))
-    for number, part in enumerate(parts, 1):
-        with peers.exchanging(number == len(parts)):
-            each = loss(model, part)
+    places = peers.parts(n, most)
+    for number, place in enumerate(places, 1):
+        with peers.exchanging(number == len(places)):
+            each = loss(model, {name: rows[place] for name, rows in batch.items()})
             value = each.sum() / n
             (value * peers.size).backward()  # they take the mean over the processes
         total += value.item()
@@ -309,7 +308,7 @@ def train(
         if due > state.previews:
             state.previews = due
             hooks.preview(state)
-        if progress >= 1 or peers.most(hooks.stopped()):
+        if progress >= 1 or peers.most(int(hooks.stopped())):
             break
         try:
             scalars, config = step_that_fits(state, loss, batch_at, config, hooks, remember, peers)
