@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from sfumato import checkpoint
 from sfumato.assembly import batches, build, loss_of, settle
 from sfumato.config import Run
 from sfumato.data import ImageData
+from sfumato.prefetching import prefetched
 from sfumato.recipes import RECIPES
 from sfumato.training import TrainConfig, TrainState, train
 
@@ -30,6 +32,7 @@ SETTINGS = {  # the grid: every combination is a run of its own
     "ema_length": (0.02, 0.1),
     "flip": (False, True),
     "label_dropout": (0.0, 0.3),
+    "prefetched": (False, True),
 }
 
 
@@ -108,10 +111,17 @@ def run_with(**chosen: Any) -> Run:
 
 
 def trained(
-    run: Run, hooks: Quiet, state: TrainState | None = None, config: TrainConfig | None = None
+    run: Run,
+    hooks: Quiet,
+    state: TrainState | None = None,
+    config: TrainConfig | None = None,
+    ahead: bool = False,
 ) -> TrainState:
+    """ahead: with the next batch made in a thread, as beside a GPU."""
     state = TrainState.fresh(build(run, CPU), run.train) if state is None else state
-    train(state, loss_of(run), batches(run, images(), CPU), config or run.train, hooks)
+    source = prefetched if ahead else nullcontext
+    with source(batches(run, images(), CPU)) as batch_at:
+        train(state, loss_of(run), batch_at, config or run.train, hooks)
     return state
 
 
@@ -139,16 +149,17 @@ def grid() -> Iterator[dict[str, Any]]:
 
 def r1(short: bool) -> Count:
     """Stopped at a step and gone on with: the same weights, moments, averages and losses."""
-    chosen = list(grid())[:: 11 if short else 1]
+    chosen = list(grid())[:: 21 if short else 1]
     stops = (1, 9, 10) if short else range(STEPS + 1)
     tried = held = 0
     for settings in chosen:
+        ahead = settings.pop("prefetched")
         run, whole = run_with(**settings), Quiet()
         wanted = contents(trained(run, whole))
         for stop in stops:
             first, second = Quiet(stop), Quiet()
-            state = through_files(run, trained(run, first))
-            same = contents(trained(run, second, state)) == wanted
+            state = through_files(run, trained(run, first, ahead=ahead))
+            same = contents(trained(run, second, state, ahead=ahead)) == wanted
             losses = {**first.losses, **second.losses} == whole.losses
             tried, held = tried + 1, held + (same and losses)
     return Count(tried, held, f"{len(chosen)} settings, stopped at {len(list(stops))} steps each")
@@ -201,7 +212,8 @@ def _without_each(files: dict[str, bytes]) -> Iterator[tuple[dict[str, bytes], s
 def r5(short: bool) -> Count:
     """Previews that draw random numbers and change modes leave training as it was."""
     tried = held = 0
-    for settings in list(grid())[:: 11 if short else 3]:
+    for settings in list(grid())[:: 22 if short else 6]:
+        settings.pop("prefetched")
         run = run_with(**settings)
         config = replace(run.train, previews=STEPS)
         wanted = contents(trained(run, Quiet()))
@@ -235,7 +247,8 @@ def r6(short: bool) -> Count:
 def r7(short: bool) -> Count:
     """The same command twice gives the same bits; elsewhere it is said what is not as it was."""
     tried = held = 0
-    for settings in list(grid())[:: 11 if short else 3]:
+    for settings in list(grid())[:: 22 if short else 6]:
+        settings.pop("prefetched")
         run = run_with(**settings)
         first, second = (contents(trained(run, Quiet())) for _ in range(2))
         tried, held = tried + 1, held + (first == second)

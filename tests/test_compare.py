@@ -131,10 +131,13 @@ def test_a_stop_is_kept_and_the_same_command_goes_on(folder, monkeypatch, capsys
 
     def at_once(self):
         asked(self)
-        self.asked = True
+        self.asked, self.number = True, 15
 
     monkeypatch.setattr(StopRequest, "__init__", at_once)
-    assert "The same command goes on" in call(monkeypatch, capsys, *words)
+    with pytest.raises(SystemExit) as end:
+        call(monkeypatch, capsys, *words)
+    assert end.value.code == 143
+    assert "The same command goes on" in capsys.readouterr().out
     assert not (folder / "cmp" / "two").exists()
     assert not (folder / "cmp" / "compare.json").exists()
     monkeypatch.setattr(StopRequest, "__init__", asked)

@@ -9,6 +9,7 @@ The same command again goes on where it stopped; what is finished is not done ag
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,9 +59,10 @@ def run_compare(args: Compare) -> None:
     with Reporter(out / "log.txt", args.quiet) as reporter:
         judge = judge_in(out, data, splits, device, args.seed, reporter)
         for run in runs:
-            if not trained(run, data, device, out / run.name, args.quiet, reporter):
+            code = trained(run, data, device, out / run.name, args.quiet, reporter)
+            if code is not None:
                 reporter.say("Stopped. The same command goes on with the comparison.")
-                return
+                sys.exit(code)
         tell(out, runs, splits, judge, args, device, reporter)
 
 
@@ -126,16 +128,20 @@ def _budget(args: Compare) -> dict[str, Any]:
 
 def trained(
     run: Run, data: ImageData, device: torch.device, folder: Path, quiet: bool, reporter: Reporter
-) -> bool:
-    """Train the contestant in its folder, or go on, or leave it; whether its budget is spent."""
+) -> int | None:
+    """Train the contestant in its folder, or go on, or leave it; None once its budget is spent.
+
+    Else the code to exit with, of the signal that stopped it.
+    """
+    trainer = Trainer(run, data, device, quiet)
     if (folder / "run.json").is_file():
         if is_finished(run, folder):
             reporter.say(f"{run.name} is trained already: {folder}")
-            return True
-        return Trainer(run, data, device, quiet).start(folder, None)[1]
+            return None
+        return None if trainer.start(folder, None)[1] else trainer.code
     if folder.exists():  # stopped before it was a run
         folder.rename(_free(folder.with_name(f"{folder.name}.stopped")))
-    return Trainer(run, data, device, quiet).start(None, folder)[1]
+    return None if trainer.start(None, folder)[1] else trainer.code
 
 
 def _free(path: Path) -> Path:
