@@ -96,12 +96,15 @@ COMMAND = [
     *("network.attention_at=[]", "network.middle_attention=false", "network.dropout=0.1"),
     *("train.keep=3", "--quiet"),
 ]
+RECIPE = [  # as it is, but for how often it saves and looks
+    *("train", "digits", "--device", "cpu", "--save-every", "5", "--previews", "2", "--quiet"),
+]
 
 
-def start(folder: Path, steps: int) -> int:
+def start(folder: Path, steps: int, words: list[str] = COMMAND) -> int:
     """The command as a user types it, new or going on, in a process of its own; its number."""
     more = ["--resume"] if (folder / "run.json").exists() else []
-    return command([*COMMAND, "--steps", str(steps), "--out", str(folder), *more])
+    return command([*words, "--steps", str(steps), "--out", str(folder), *more])
 
 
 def rows_of(folder: Path) -> list[tuple[int, float]]:
@@ -122,23 +125,25 @@ def kill_at(number: int, folder: Path, step: int, delay: float) -> None:
 
 def k2(short: bool) -> Count:
     """A run of the command killed again and again ends bit for bit like one that never was."""
-    steps, kills = (40, 10) if short else (400, 50)
-    held = forked("kills:chain", steps, kills)
-    return Count(kills + 1, held, f"{steps} steps, {kills} kills; the end is the last of them")
+    if short:
+        return Count(11, forked("kills:chain", 40, 10, COMMAND), "40 steps, 10 kills, and the end")
+    small = forked("kills:chain", 400, 50, COMMAND)
+    whole = forked("kills:chain", 150, 50, RECIPE)
+    return Count(102, small + whole, "a small run of 400 steps, the recipe digits of 150")
 
 
-def chain(steps: int, kills: int) -> int:
+def chain(steps: int, kills: int, words: list[str]) -> int:
     """How many of the kills left a checkpoint, and one more where the end is the same."""
     dice = random.Random(7)
     with TemporaryDirectory() as root:
         whole, broken = Path(root, "whole"), Path(root, "broken")
-        if exit_code(start(whole, steps)):
+        if exit_code(start(whole, steps, words)):
             raise RuntimeError("the unbroken run failed")
         held = 0
         for mark in sorted(dice.choices(range(1, steps - 3), k=kills)):
-            kill_at(start(broken, steps), broken, mark, dice.random() * 0.05)
-            held += checkpoint.newest(broken, mend=False) is not None or mark < 6
-        if exit_code(start(broken, steps)):
+            kill_at(start(broken, steps, words), broken, mark, dice.random() * 0.05)
+            held += checkpoint.newest(broken, mend=False) is not None or mark < 10
+        if exit_code(start(broken, steps, words)):
             raise RuntimeError("the run can't go on")
         return held + _same_end(whole, broken, steps)
 

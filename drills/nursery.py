@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-PATIENCE = 550  # seconds; beyond, the fork hangs and is killed
+PATIENCE = 900  # seconds; beyond, the fork hangs and is killed
 
 
 def forked(job: str, *arguments: Any) -> Any:
