@@ -165,7 +165,7 @@ def dit_pixels() -> Run:
 
     Source: 003
     Command: sfumato train dit_pixels
-    Trained: 12 min 02 s on one core, 622 steps; held-out loss 0.0501
+    Trained: 19 min 57 s on one core, 2,550 steps; held-out loss 0.0303
     """
     return Run(
         name="dit_pixels",
