@@ -94,9 +94,12 @@ def test_config_gives_the_same_run_again(sfumato, tmp_path):
 def test_resume_by_the_same_command(sfumato, tmp_path):
     command = ["train", "digits", *TINY, "--save-every", "1"]
     sfumato(*command, "--steps", "2")
+    broken = tmp_path / "runs" / "another" / "run.json"
+    broken.parent.mkdir()
+    broken.write_text('{"kind": "Run", ')
     printed = sfumato(*command, "--steps", "5", "--resume")
     assert "goes on at step 2" in printed
-    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["digits"]
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["another", "digits"]
     rows = [row for row in read_metrics(tmp_path / "runs/digits") if row["kind"] == "train"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert "goes on at step 5" in sfumato("train", "runs/digits", "--steps", "6")

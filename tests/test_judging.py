@@ -1,9 +1,11 @@
 """The distance of Gaussians is the closed form; a judge knows classes and is the same when read."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 import tiny
 from sfumato.judging import (
@@ -15,7 +17,7 @@ from sfumato.judging import (
     save_judge,
     train_judge,
 )
-from sfumato.storage import DamagedError
+from sfumato.storage import DamagedError, commit_folder, read_folder
 from sfumato.training import take_step
 
 CPU = tiny.CPU
@@ -168,6 +170,22 @@ def test_what_is_read_judges_as_what_was_saved(tmp_path, data, judge):
     (tmp_path / "judge" / "judge.json").write_text("{}")
     with pytest.raises(DamagedError):
         load_judge(tmp_path / "judge", CPU)
+
+
+@pytest.mark.parametrize("change", ["", "features", "widths", "weights"])
+def test_what_is_no_judge_is_refused_by_name(tmp_path, judge, change):
+    save_judge(judge, tmp_path / "judge")
+    files = read_folder(tmp_path / "judge")
+    record = json.loads(files["judge.json"])
+    if change == "weights":
+        files["judge.safetensors"] = save({"mean": torch.zeros(1)})
+    elif change:
+        record["config"][change] = [10**12] if change == "widths" else 10**12
+    else:
+        record = {}
+    commit_folder(tmp_path / "other", {**files, "judge.json": json.dumps(record).encode()})
+    with pytest.raises(ValueError, match="other"):
+        load_judge(tmp_path / "other", CPU)
 
 
 @pytest.mark.parametrize("size", [8, 28, 33, 64])

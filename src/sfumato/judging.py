@@ -24,11 +24,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .codec import Pixels
 from .data import ImageData, batch_indices, generator_at
+from .interop.limits import check_sizes
+from .interop.reading import json_of, naming, tensors_of
 from .storage import commit_folder, read_folder
 from .training import Batch, TrainConfig, TrainState, take_step
 
@@ -301,15 +303,19 @@ def save_judge(judge: Judge, folder: Path) -> None:
 def load_judge(folder: Path, device: torch.device) -> Judge:
     """Undo save_judge.
 
-    Raises: storage.DamagedError where a file is not what was saved.
+    Raises: storage.DamagedError where a file is not what was saved; ValueError, naming the folder,
+    where it is no judge's.
     """
     files = read_folder(folder)
-    record, tensors = json.loads(files["judge.json"]), load(files["judge.safetensors"])
-    widths = tuple(record["config"]["widths"])
-    config = EyeConfig(**{**record["config"], "widths": widths})
-    eye = Eye(config)
-    eye.load_state_dict(
-        {name.removeprefix("eye."): t for name, t in tensors.items() if name.startswith("eye.")}
-    )
-    eye = eye.to(device).eval().requires_grad_(False)
-    return Judge(config, eye, tensors["mean"], tensors["std"], record["facts"])
+    with naming(folder):
+        record = json_of(files["judge.json"], "judge.json")
+        tensors = tensors_of(files["judge.safetensors"], "judge.safetensors")
+        for name, value in record["config"].items():
+            check_sizes(value, f"judge.json: {name}")
+        config = EyeConfig(**{**record["config"], "widths": tuple(record["config"]["widths"])})
+        eye = Eye(config)
+        eye.load_state_dict(
+            {name.removeprefix("eye."): t for name, t in tensors.items() if name.startswith("eye.")}
+        )
+        eye = eye.to(device).eval().requires_grad_(False)
+        return Judge(config, eye, tensors["mean"], tensors["std"], record["facts"])

@@ -1,6 +1,7 @@
 """From what was typed to a settled run: recipe, data and flags brought together."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -350,7 +351,11 @@ def resume_folder(args: Train, name: str, root: Path = Path("runs")) -> Path:
 
 
 def _named(path: Path, name: str) -> bool:
-    return read_run(path.parent).name == name
+    try:
+        return read_run(path.parent).name == name
+    except ValueError as error:  # a folder beside it is no reason not to go on
+        print(f"warning: passed over: {error}", file=sys.stderr)
+        return False
 
 
 def fields_of(run: AnyRun) -> dict[str, str]:
