@@ -2,8 +2,11 @@
 
 import os
 import sys
+import traceback
 import warnings
+from contextlib import suppress
 from importlib import import_module
+from typing import Any
 
 RUNNERS = {  # what was typed: the module that does it, imported only then, and its function
     "Demo": ("demo", "run_demo"),
@@ -23,6 +26,31 @@ NOT_FINITE = 3  # exit code: losses or images were not numbers
 
 
 def main() -> None:
+    """run; as one of several processes that torchrun started, end at once after it.
+
+    Taking the interpreter down could wait for the threads of torch.distributed, and they for it.
+    """
+    if not ("RANK" in os.environ and "WORLD_SIZE" in os.environ):
+        run()
+        return
+    code: Any = 0
+    try:
+        run()
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    with suppress(OSError):  # nobody reads it any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def run() -> None:
     """Run the command that was typed; a mistake of the caller's is one line and exit code 1.
 
     Other codes: 2 for an option that there is not, 3 where numbers were not finite, 128 + n

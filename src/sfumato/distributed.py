@@ -24,7 +24,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
-from .heartbeats import Heartbeats, meeting_point, patience, served_by_torchrun
+from .heartbeats import LOST, Heartbeats, meeting_point, patience, served_by_torchrun
 from .peers import Alone, LostPeerError, Peers, ToldError
 from .stopping import StopRequest
 from .training import Batch, Hooks, Loss, TrainState
@@ -32,6 +32,9 @@ from .training import Batch, Hooks, Loss, TrainState
 LONGEST = timedelta(days=1)  # of a collective call: heartbeats notice much earlier who is gone
 MEETING = 300.0  # seconds in which all processes must have started; or SFUMATO_PATIENCE
 WAITING = 0.1  # seconds between two looks
+# Groups of processes, until the process is gone: what takes one down waits, holding Python's lock,
+# for threads that may want it to let go of a tensor (PyTorch's issue 56297).
+KEPT: list[Any] = []
 
 
 def started_together() -> bool:
@@ -221,17 +224,20 @@ def peers_of(device: torch.device) -> Iterator[Peers]:
             backend, store=group_store, rank=rank, world_size=size, timeout=LONGEST
         )
         yield Group(PrefixStore("sfumato", store), rank, size)
-        dist.destroy_process_group()
     except BaseException as error:
         raise ended(alive, error) from error
+    finally:
+        KEPT.extend(dist.distributed_c10d._world.pg_map)
+    dist.destroy_process_group()
     alive.stop()
 
 
 def ended(alive: Heartbeats, error: BaseException) -> BaseException:
     """What an error in one of several processes is for the user; the others are told of it."""
     who = alive.blamed() if isinstance(error, RuntimeError) else ""
-    reason = who or str(error) or type(error).__name__
-    alive.leave(reason)
     if who:
+        alive.leave(who, LOST)
         return LostPeerError(who)
+    reason = str(error) or type(error).__name__
+    alive.leave(reason)
     return ToldError(reason) if alive.repeats(reason) else error

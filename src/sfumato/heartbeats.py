@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
@@ -16,7 +17,8 @@ GONE = 4  # exit code: another process of the run is gone
 BEAT = 0.5  # seconds between two signs of life
 SUSPECT = 3.0  # seconds without one after which a failed call is blamed on its process
 PATIENCE = 60.0  # seconds without one that end the run; SFUMATO_PATIENCE in the environment
-ENDED, LEFT = b"ended", b"left:"  # said last: by a process that is done, and by one that failed
+ENDED = b"ended"  # said last by a process that is done,
+LEFT, LOST = b"left:", b"lost:"  # by one that failed, and by one that failed for want of another
 MOST_WORDS = 2000  # characters of the reason
 ADVICE = "What was last saved is whole; the same command with --resume goes on with it."
 
@@ -95,7 +97,7 @@ class Heartbeats:
         One that told why it ends is believed after `grace` seconds, in which this one may come to
         the same end by itself.
         """
-        for rank, since in self._said(LEFT).items():
+        for rank, since in self._said(LEFT, LOST).items():
             if self._broken or self.clock() - since >= grace:
                 return self._of_one_that_left(rank)
         if self._broken or self.clock() - self._answered > seconds:
@@ -113,7 +115,7 @@ class Heartbeats:
             if rank != self.rank and rank not in done and now - since > seconds
         ]
 
-    def _said(self, begin: bytes) -> dict[int, float]:
+    def _said(self, *begin: bytes) -> dict[int, float]:
         """The other processes whose last words begin so, and since when they do."""
         return {
             rank: since
@@ -122,13 +124,21 @@ class Heartbeats:
         }
 
     def _of_one_that_left(self, rank: int) -> str:
-        """Told in full by itself and by process 0, and not by a hundred others."""
+        """Told in full by itself and by process 0, and not by a hundred others.
+
+        Who is gone is told by all, in the words of the first to notice.
+        """
+        said = self._last[rank][0]
+        if said.startswith(LOST):
+            return said.removeprefix(LOST).decode()
         if self.rank:
             return f"process {self.rank} ends with process {rank}, which tells why."
-        return f"process {rank} has ended: {self._last[rank][0].removeprefix(LEFT).decode()}"
+        return f"process {rank} has ended: {said.removeprefix(LEFT).decode()}"
 
     def _end(self, reason: str) -> None:
         """From a thread, while the main one waits in a call that will not return."""
+        with suppress(RuntimeError):  # where the store is gone, so is who would read it
+            self._store.set(str(self.rank), LOST.decode() + reason)
         print(f"sfumato: {reason}", file=sys.stderr, flush=True)
         os._exit(GONE)
 
@@ -150,12 +160,12 @@ class Heartbeats:
             time.sleep(BEAT / 10)  # what they say, they say to this process
 
     def _all_have_ended(self) -> bool:
-        done = {*self._said(ENDED), *self._said(LEFT), *self.silent(self.patience), self.rank}
+        done = {*self._said(ENDED, LEFT, LOST), *self.silent(self.patience), self.rank}
         return len(done) == self.size
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, kind: bytes = LEFT) -> None:
         """Tell the others that this process has failed, and why."""
-        self._last_words(LEFT + reason[:MOST_WORDS].encode())
+        self._last_words(kind + reason[:MOST_WORDS].encode())
         if self._hosts():
             time.sleep(3 * BEAT)  # so that they hear it before this process is gone
 
