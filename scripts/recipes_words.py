@@ -193,8 +193,9 @@ def guidance(judged: dict[str, Any]) -> str:
     rows.append(
         f"\nOf {judged['images']} digits, those that a judge, trained on the clean training "
         "images, takes for the class asked for, and their squared Frechet distance to the training "
-        "images in the judge's own features: more guidance, more certain digits, less like the "
-        "variety of the data.\n"
+        "images in the judge's own features, which counts what is no digit as well as what is not "
+        f"varied enough. From scale 1 to 4 classifier-free guidance goes {_way(judged['free'])} "
+        f"the data, guidance by this classifier {_way(judged['classifier'])} them.\n"
     )
     for name, words in GUIDED.items():
         rows.append(
@@ -257,6 +258,11 @@ def spectra(found: dict[str, Any]) -> str:
         "amount of power is right says little, and comes early everywhere.\n\n"
         '<img src="pictures/spectra.webp" alt="spectra in training and in sampling">\n'
     )
+
+
+def _way(at: dict[str, dict[str, float]]) -> str:
+    first, *_, last = (scale["distance"] for scale in at.values())
+    return "away from" if last > first else "towards"
 
 
 def not_trained(names: list[str], records: dict[str, dict[str, Any]]) -> str:
