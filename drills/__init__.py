@@ -1,6 +1,17 @@
 """Reliability drills: what sfumato promises to survive, tried. python -m drills --help"""
 
-from . import checkpoints, data_sets, hostile, images, kills, numerics, resuming, signals
+from . import (
+    checkpoints,
+    data_sets,
+    decisions,
+    hostile,
+    images,
+    kills,
+    numerics,
+    processes,
+    resuming,
+    signals,
+)
 from .drill import Drill
 
 DRILLS: dict[str, Drill] = {
@@ -9,6 +20,8 @@ DRILLS: dict[str, Drill] = {
     **resuming.DRILLS,
     **numerics.DRILLS,
     **signals.DRILLS,
+    **processes.DRILLS,
+    **decisions.DRILLS,
     **images.DRILLS,
     **data_sets.DRILLS,
     **hostile.DRILLS,

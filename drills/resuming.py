@@ -1,11 +1,12 @@
 """Going on exactly where a run stopped: R1, R2, R4, R5, R6, R7, R8."""
 
+import hashlib
 import itertools
 import json
 import random
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +24,7 @@ from sfumato.recipes import RECIPES
 from sfumato.training import TrainConfig, TrainState, train
 
 from .drill import Count, Drill
+from .nursery import forked
 
 CPU = torch.device("cpu")
 STEPS = 20  # two epochs of ten batches
@@ -36,17 +38,17 @@ SETTINGS = {  # the grid: every combination is a run of its own
 
 
 class Quiet:
-    """Hooks that stop after a step and note the losses."""
+    """Hooks that stop after a step and note what is logged, and the clock."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at, self.step = stop_at, 0
-        self.losses: dict[int, float] = {}
-        self.rates: dict[int, float] = {}
+        self.rows: dict[int, dict[str, float]] = {}
+        self.clock: list[float] = []
 
     def log(self, state: TrainState, scalars: dict[str, float]) -> None:
         self.step = state.step
-        self.losses[state.step] = scalars["loss"]
-        self.rates[state.step] = scalars["lr"]
+        self.rows[state.step] = scalars
+        self.clock.append(state.seconds)
 
     def stopped(self) -> bool:
         return self.stop_at is not None and self.step >= self.stop_at
@@ -159,8 +161,8 @@ def r1(short: bool) -> Count:
             first, second = Quiet(stop), Quiet()
             state = through_files(run, trained(run, first, ahead=ahead))
             same = contents(trained(run, second, state, ahead=ahead)) == wanted
-            losses = {**first.losses, **second.losses} == whole.losses
-            tried, held = tried + 1, held + (same and losses)
+            logged = {**first.rows, **second.rows} == whole.rows
+            tried, held = tried + 1, held + (same and logged)
     return Count(tried, held, f"{len(chosen)} settings, stopped at {len(list(stops))} steps each")
 
 
@@ -171,12 +173,12 @@ def r2(short: bool) -> Count:
     wanted, held = contents(trained(run, whole)), 0
     for number in range(chains):
         within = range(11, 20) if number % 2 else range(1, STEPS)
-        state, losses = None, {}
+        state, rows = None, {}
         for stop in [*sorted(dice.sample(within, 5)), STEPS, STEPS]:
             hooks = Quiet(stop)
             state = through_files(run, trained(run, hooks, state))
-            losses |= hooks.losses
-        held += contents(state) == wanted and losses == whole.losses  # type: ignore[arg-type]
+            rows |= hooks.rows
+        held += contents(state) == wanted and rows == whole.rows  # type: ignore[arg-type]
     return Count(chains, held, "7 stops each")
 
 
@@ -184,7 +186,8 @@ def r4(short: bool) -> Count:
     """Each entry of a checkpoint deleted in turn: an error that names it, and nothing made up."""
     run = run_with()
     files = checkpoint.files_of(trained(run, Quiet(3)))
-    tried = held = 0
+    saved, all_of = json.loads(files["state.json"]), {field.name for field in fields(TrainState)}
+    tried, held = 1, int(all_of - {"model", "average", "optimizer"} <= saved.keys())
     for damaged, name in _without_each(files):
         tried += 1
         try:
@@ -230,14 +233,14 @@ def r6(short: bool) -> Count:
         run = run_with(micro_batch=5)
         whole = Quiet()
         trained(run, whole)
-        state, steps, rates, clock = None, [], {}, [0.0]
+        state, steps, rows, clock = None, [], {}, [0.0]
         for stop in (3 + number, 9 + number, STEPS):
             hooks = Quiet(stop)
             state = through_files(run, trained(run, hooks, state))
-            steps += list(hooks.losses)
-            rates |= hooks.rates
-            clock.append(state.seconds)
-        counted = steps == list(range(1, STEPS + 1)) and rates == whole.rates
+            steps += list(hooks.rows)
+            rows |= hooks.rows
+            clock += [*hooks.clock, state.seconds]
+        counted = steps == list(range(1, STEPS + 1)) and rows == whole.rows
         held += counted and clock == sorted(clock) and state.step == STEPS  # type: ignore[union-attr]
     return Count(rounds, held, "three parts each")
 
@@ -248,9 +251,26 @@ def r7(short: bool) -> Count:
     for settings in list(grid())[:: 11 if short else 3]:
         run = run_with(**settings)
         first, second = (contents(trained(run, Quiet())) for _ in range(2))
-        tried, held = tried + 1, held + (first == second)
+        tried, held = tried + 2, held + (first == second) + _again_elsewhere(settings)
     told = [word in _told_of(word) for word in ("PyTorch", "device", "threads", "processes")]
     return Count(tried + 5, held + sum(told) + (_told_of("") == ""))
+
+
+def _again_elsewhere(settings: dict[str, Any]) -> bool:
+    """The same in another process, where Python's own hashes are others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the nursery has
+    try:
+        return digest(settings) == forked("resuming:digest", settings)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """The SHA-256 of all that a run of these settings ends with."""
+    found = contents(trained(run_with(**settings), Quiet()))
+    whole = b"".join(found[name] for name in sorted(found))
+    return hashlib.sha256(whole).hexdigest()
 
 
 def _told_of(changed: str) -> str:

@@ -37,7 +37,7 @@ def signalled(name: str, delay: float, again: float | None, seed: int) -> list[A
             time.sleep(again)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, getattr(signal, name))
-        return [exit_code(number), *_state_of(run)]
+        return [exit_code(number), *state_of(run)]
 
 
 def _metrics(run: Path) -> str:
@@ -45,7 +45,7 @@ def _metrics(run: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _state_of(run: Path) -> tuple[str, bool]:
+def state_of(run: Path) -> tuple[str, bool]:
     """Where a run was when it ended, and whether its newest checkpoint has every logged step."""
     if not (run / "run.json").exists():
         return "before", True
@@ -60,6 +60,8 @@ def _state_of(run: Path) -> tuple[str, bool]:
 
 def d3(short: bool) -> Count:
     """SIGTERM, SIGUSR1 and SIGHUP, once or twice, at any time: every step is saved, 128 + n."""
+    from . import decisions
+
     dice, tried, held, middle = random.Random(3), 6 if short else 100, 0, 0
     for number in range(tried):
         name = ("SIGTERM", "SIGUSR1", "SIGHUP")[number % 3]
@@ -70,7 +72,9 @@ def d3(short: bool) -> Count:
         middle += where == "middle"
         wanted = (128 + n,) if where == "middle" else (128 + n, -n, 0)
         held += saved and code in wanted
-    return Count(tried, held, f"{middle} in the middle of training")
+    more, fine, inside = decisions.of_several(short)
+    note = f"{middle + inside} in the middle of training; {more} to one or all of 2 or 4 processes"
+    return Count(tried + more, held + fine, note)
 
 
 def pipes(closed: bool) -> list[Any]:
@@ -86,7 +90,7 @@ def pipes(closed: bool) -> list[Any]:
         else:
             os.read(reading, 100)
             os.close(reading)
-        return [exit_code(number), *_state_of(run)]
+        return [exit_code(number), *state_of(run)]
 
 
 def d4(short: bool) -> Count:
