@@ -33,6 +33,8 @@ def main() -> None:
     if not ("RANK" in os.environ and "WORLD_SIZE" in os.environ):
         run()
         return
+    # Where a process is gone PyTorch would print its C++ frames above what we say of it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     code: Any = 0
     try:
         run()

@@ -184,22 +184,30 @@ def meet() -> tuple[TCPStore, int, int]:
     serves = rank == 0 and not served_by_torchrun()
     try:
         store = TCPStore(host, int(port), size, serves, timeout=wait, wait_for_workers=False)
-        store.set(f"here/{rank}", "")
-        missing = list(range(size))
-        until = time.monotonic() + seconds
-        while missing and time.monotonic() < until:
-            missing = [other for other in missing if not store.check([f"here/{other}"])]
-            time.sleep(WAITING / 10 if missing else 0)
+        absent = not_come(store, rank, size, seconds)
     except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
         raise LostPeerError(
             f"process {rank} does not find {meeting_point(size)} at {host}:{port}, where all of "
-            f"them meet, within {seconds:g} s ({error})"
+            f"them meet, within {seconds:g} s ({reason})"
         ) from error
-    if missing:
-        names = ", ".join(map(str, missing))
-        raise LostPeerError(f"process {names} of 0 to {size - 1} did not come in {seconds:g} s")
+    if absent:
+        raise LostPeerError(f"process {absent} of 0 to {size - 1} did not come in {seconds:g} s")
     store.set_timeout(LONGEST)
     return store, rank, size
+
+
+def not_come(store: Store, rank: int, size: int, seconds: float) -> str:
+    """The numbers of the processes that are not there in so many seconds; the same in all."""
+    store.set(f"here/{rank}", "")
+    missing, until = list(range(size)), time.monotonic() + seconds
+    while missing and not store.check(["absent"]):
+        missing = [other for other in missing if not store.check([f"here/{other}"])]
+        if missing and time.monotonic() > until:
+            store.set("absent", ", ".join(map(str, missing)))
+            time.sleep(10 * WAITING)  # for the others to read it: this process may serve the store
+        time.sleep(WAITING / 10)
+    return store.get("absent").decode() if missing else ""
 
 
 @contextmanager
