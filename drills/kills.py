@@ -86,8 +86,17 @@ def storm(kills: int) -> tuple[int, int, int]:
             reported = 0 if found is None else checkpoint.step_of(found[0])
             if (run / "checkpoints").exists():
                 clear_unfinished(run / "checkpoints")
-            held += reported in (least, least + 1) and not list(run.rglob(".unfinished*"))
+            there = reported in (least, least + 1) and not list(run.rglob(".unfinished*"))
+            held += there and all(map(_is_whole, checkpoint.folders(run)))
     return held, inside, cut
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_folder(folder)
+    except storage.DamagedError:
+        return False
+    return True
 
 
 def _seconds_of_a_save(run: Path, state: TrainState) -> float:
