@@ -296,6 +296,8 @@ def test_the_weights_on_x0(process):
     assert torch.equal(DataMSE()(denoiser, t), torch.ones(50).double())
     want = (ratio**2 + 0.36) / (ratio * 0.6) ** 2
     torch.testing.assert_close(EDMWeight(0.6)(denoiser, t), want)
+    capped = 0.6**-2 + torch.minimum(ratio**-2, torch.full_like(ratio, 3.0))
+    torch.testing.assert_close(EDMWeight(0.6, most=3.0)(denoiser, t), capped)
     torch.testing.assert_close(OutputMSE()(denoiser, t), 1 / row(process, t).c_out ** 2)
     want = torch.minimum(ratio**-2, torch.full_like(ratio, 3.0))
     torch.testing.assert_close(MinSNR(3.0)(denoiser, t), want)

@@ -18,7 +18,10 @@ from sfumato.parameterization import (
 )
 from sfumato.process import Karras, LinearVP, RectifiedFlow, match_dims
 
-ROWS = [PredictNoise(), PredictData(), PredictV(), PredictVelocity(), EDMPreconditioning(0.7)]
+ROWS = [
+    *(PredictNoise(), PredictData(), PredictV(), PredictVelocity()),
+    *(EDMPreconditioning(0.7), EDMPreconditioning(0.7, skip=False)),
+]
 NEEDS_SIGNAL = (PredictNoise, EDMPreconditioning)
 DEFINED = [
     (process, row)
@@ -48,6 +51,8 @@ def named_target(row, process, x0, t, eps):
     alpha, sigma = (match_dims(c(t), x0) for c in (process.alpha, process.sigma))
     alpha_rate, sigma_rate = (match_dims(rate, x0) for rate in process.rates(t))
     if isinstance(row, EDMPreconditioning):
+        if not row.skip:
+            return x0 / row.sigma_data
         x_t, sd = alpha * x0 + sigma * eps, row.sigma_data
         power = (alpha * sd) ** 2 + sigma**2
         return (x0 - alpha * sd**2 / power * x_t) / (sigma * sd / power.sqrt())

@@ -18,7 +18,7 @@ from sfumato.folder import DataCard, write_card
 from sfumato.networks.describe import flops
 from sfumato.networks.sd_unet import SDUNetConfig
 from sfumato.networks.unet import UNetConfig
-from sfumato.objective import LogNormalTimes
+from sfumato.objective import EDMWeight, LogNormalTimes, OutputMSE
 from sfumato.planning import load_data, plan, sampling_with
 from sfumato.recipes.own_images import CPU_FLOPS, noise_levels, own_images, patch_for, reasons
 from sfumato.recipes.report import network_by_size
@@ -53,6 +53,18 @@ def test_a_cpu_sees_larger_images_in_larger_squares_at_a_cost_that_stays(
     assert isinstance(run.network, UNetConfig)
     assert run.network.patch == patch
     assert flops(run.network.build(), (3, side, side)) < 1.2 * CPU_FLOPS
+
+
+def test_what_noise_does_not_fit_through_gives_the_image() -> None:
+    """64 pixels: squares of 48 values, 32 channels. 32 pixels: 12 values. A GPU's has them all."""
+    wide, narrow = chosen(images(32)), chosen(images(64))
+    assert (wide.parameterization.skip, narrow.parameterization.skip) == (True, False)  # type: ignore[attr-defined]
+    assert wide.objective.weight == OutputMSE()  # type: ignore[attr-defined]
+    assert narrow.objective.weight == EDMWeight(0.5, most=100.0)  # type: ignore[attr-defined]
+    assert "would not fit" not in reasons(wide, images(32), CPU)["detail"]
+    assert "would not fit" in reasons(narrow, images(64), CPU)["detail"]
+    assert chosen(images(256), gpu=True).parameterization.skip  # type: ignore[attr-defined]
+    assert chosen(images(64), "base").parameterization.skip  # type: ignore[attr-defined]
 
 
 def test_the_larger_side_decides() -> None:

@@ -76,7 +76,7 @@ def settle(run: Run, data: ImageData) -> Run:
     network = fitted(run.network, channels, outputs, _classes(run, data), _context(run, data))
     parameterization = run.parameterization
     if isinstance(parameterization, EDMPreconditioning) and parameterization.sigma_data == 0:
-        parameterization = EDMPreconditioning(sigma_data=codec.deviation(images))
+        parameterization = replace(parameterization, sigma_data=codec.deviation(images))
     train = replace(run.train, epoch_images=len(images))
     return replace(
         run, network=network, codec=codec, parameterization=parameterization, train=train

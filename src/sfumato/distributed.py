@@ -8,6 +8,7 @@ on which they must agree go over gloo, on the CPU; gradients over NCCL where the
 
 import json
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -183,9 +184,11 @@ def meet() -> tuple[TCPStore, int, int]:
     wait = timedelta(seconds=seconds)
     serves = rank == 0 and not served_by_torchrun()
     try:
+        if not serves:
+            await_answer(host, int(port), seconds)
         store = TCPStore(host, int(port), size, serves, timeout=wait, wait_for_workers=False)
         absent = not_come(store, rank, size, seconds)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise LostPeerError(
             f"process {rank} does not find {meeting_point(size)} at {host}:{port}, where all of "
@@ -195,6 +198,22 @@ def meet() -> tuple[TCPStore, int, int]:
         raise LostPeerError(f"process {absent} of 0 to {size - 1} did not come in {seconds:g} s")
     store.set_timeout(LONGEST)
     return store, rank, size
+
+
+def await_answer(host: str, port: int, seconds: float) -> None:
+    """Until somebody listens there. TCPStore would wait longer than it is told.
+
+    Raises: OSError where nobody does for so many seconds.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=seconds).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(WAITING)
 
 
 def not_come(store: Store, rank: int, size: int, seconds: float) -> str:

@@ -182,7 +182,8 @@ class Heartbeats:
     def _last_words(self, said: bytes) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(2 * BEAT)
+            if thread.is_alive():
+                thread.join(2 * BEAT)
         try:
             self._store.set(str(self.rank), said.decode())
         except RuntimeError as error:  # nobody is left to hear it

@@ -122,12 +122,17 @@ class DataMSE:
 
 @dataclass(frozen=True)
 class EDMWeight:
-    """lambda = (r^2 + sigma_data^2) / (r sigma_data)^2, r = sigma / alpha, for any network."""
+    """lambda = (r^2 + sigma_data^2) / (r sigma_data)^2, r = sigma / alpha, for any network.
+
+    That is 1 / sigma_data^2 + SNR. most: of the SNR, so that a network which is wrong by something
+    at the lowest noise, where EDM's own is not, is not trained on that alone.
+    """
 
     sigma_data: float = 0.5
+    most: float = float("inf")
 
     def __call__(self, denoiser: NetworkDenoiser, t: Tensor) -> Tensor:
-        return self.sigma_data**-2 + denoiser.process.log_snr(t).exp()
+        return self.sigma_data**-2 + denoiser.process.log_snr(t).exp().clamp(max=self.most)
 
 
 @dataclass(frozen=True)

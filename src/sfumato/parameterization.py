@@ -124,19 +124,24 @@ class EDMPreconditioning:
 
     Generalized to alpha != 1; with alpha = 1 these are the paper's four formulas. sigma_data is
     the standard deviation of the data. The network is told log(sigma / alpha) / 4.
+
+    skip=False, which is not in the paper: c_skip = 0 and c_out = sigma_data, so that the network
+    gives x0 itself. For one that is too narrow for noise to pass through: what it can't pass would
+    stay in the image.
     """
 
     sigma_data: float = 0.5
+    skip: bool = True
 
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
         alpha, sigma = process.alpha(t), process.sigma(t)
         variance = (alpha * self.sigma_data) ** 2 + sigma**2
-        return Coefficients(
-            c_in=variance.rsqrt(),
-            c_skip=alpha * self.sigma_data**2 / variance,
-            c_out=sigma * self.sigma_data * variance.rsqrt(),
-            c_noise=-process.log_snr(t) / 8,
-        )
+        c_in, c_noise = variance.rsqrt(), -process.log_snr(t) / 8
+        if not self.skip:
+            ones = torch.ones_like(t)
+            return Coefficients(c_in, 0 * ones, self.sigma_data * ones, c_noise)
+        c_skip = alpha * self.sigma_data**2 / variance
+        return Coefficients(c_in, c_skip, sigma * self.sigma_data * c_in, c_noise)
 
     def check(self, process: Process) -> None:
         if not self.sigma_data > 0:

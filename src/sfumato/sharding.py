@@ -76,6 +76,8 @@ def cut_state(state: TrainState, loss: Loss, config: TrainConfig) -> nn.Module:
     # A block may return a view of its input's memory; nothing here changes one in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     moments, groups = checkpoint.optimizer_tensors(state)
+    for parameter in (*state.model.parameters(), *state.average.parameters()):
+        parameter.data = parameter.data.contiguous()  # FSDP2 takes no channels-last weights
     root = WholeLoss(state.model, loss)
     for model, top in ((state.model, root), (state.average, state.average)):
         for block in blocks_of(model):

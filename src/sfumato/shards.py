@@ -87,7 +87,10 @@ def _joined(name: str, pieces: list[tuple[list[int], Tensor]]) -> Tensor:
     if sum(piece.numel() for _, piece in pieces) != torch.Size(shape).numel():
         raise ValueError(f"the pieces of {name!r} leave gaps, or overlap: a shard is missing.")
     tensor = torch.empty(shape, dtype=pieces[0][1].dtype)
+    filled = torch.zeros(shape, dtype=torch.bool)
     for offsets, piece in pieces:
         place = tuple(slice(n, n + size) for n, size in zip(offsets, piece.shape, strict=True))
-        tensor[place] = piece
+        tensor[place], filled[place] = piece, True
+    if not filled.all():
+        raise ValueError(f"the pieces of {name!r} overlap, and leave gaps.")
     return tensor
