@@ -151,19 +151,20 @@ def grid() -> Iterator[dict[str, Any]]:
 def r1(short: bool) -> Count:
     """Stopped at a step and gone on with: the same weights, moments, averages and losses."""
     chosen = list(grid())[:: 11 if short else 1]
-    stops = (1, 9, 10) if short else range(STEPS + 1)
     tried = held = 0
     for number, settings in enumerate(chosen):
         ahead = bool(number.bit_count() % 2)  # as often with each setting as without
         run, whole = run_with(**settings), Quiet()
         wanted = contents(trained(run, whole))
+        # a quarter of the stops is left out, another quarter for the next settings
+        stops = (1, 9, 10) if short else [n for n in range(STEPS + 1) if (n + number) % 4]
         for stop in stops:
             first, second = Quiet(stop), Quiet()
             state = through_files(run, trained(run, first, ahead=ahead))
             same = contents(trained(run, second, state, ahead=ahead)) == wanted
             logged = {**first.rows, **second.rows} == whole.rows
             tried, held = tried + 1, held + (same and logged)
-    return Count(tried, held, f"{len(chosen)} settings, stopped at {len(list(stops))} steps each")
+    return Count(tried, held, f"{len(chosen)} settings")
 
 
 def r2(short: bool) -> Count:
