@@ -135,8 +135,9 @@ def saves(run: Path, state: TrainState) -> Told:
 
 def stops_rightly(told: Told, state: TrainState) -> bool:
     """Three saves in a row that fail end a run at once, and so does the last one; no other does."""
-    three = not told.steps and state.step == MOST_FAILED
-    return told.stopped == (three or SAVES not in told.steps) and (three or state.step == SAVES)
+    three = not any(step <= MOST_FAILED for step in told.steps)
+    last = MOST_FAILED if three else SAVES
+    return state.step == last and told.stopped == (last not in told.steps)
 
 
 def k4(short: bool) -> Count:
@@ -365,6 +366,8 @@ def k11(short: bool) -> Count:
                     saver.look()  # as every step does
             tried, held = tried + 1, held + (len(told) == 1 and "1 of 3 in a row" in told[0])
             saver.close()
+            if not told:
+                break  # each of them would be waited for
     return Count(tried, held, "saved while training goes on; errors told at the next step")
 
 
