@@ -103,6 +103,7 @@ def dit_s_2() -> Run:
 
     Source: 003
     Command: sfumato train dit_s_2 --data FOLDER codec.weights=AUTOENCODER
+    Trained: on one batch alone, loss 1.0164 to 0.8749 in 20 steps, 1 image
     """
 
     return replace(
