@@ -139,7 +139,7 @@ def stl10() -> Run:
 
     Source: 004
     Command: sfumato train stl10 --data stl10_binary
-    Trained: on one batch alone, loss 1.0018 to 0.9806 in 1 step, 4 images
+    Trained: on one batch alone, loss 1.0035 to 0.9361 in 3 steps, 1 image
     """
     return _high_resolution("stl10", "stl10", 96, 64)
 
@@ -149,7 +149,7 @@ def celeba64() -> Run:
 
     Source: 004
     Command: sfumato train celeba64 --data img_align_celeba
-    Trained: on one batch alone, loss 1.0042 to 0.9693 in 2 steps, 4 images
+    Trained: on one batch alone, loss 0.9886 to 0.8462 in 8 steps, 1 image
     """
     return _high_resolution("celeba64", "celeba", 64, 64)
 
@@ -159,7 +159,7 @@ def celebahq128() -> Run:
 
     Source: 004
     Command: sfumato train celebahq128 --data FOLDER
-    Trained: on one batch alone, loss 1.0042 to 0.9812 in 1 step, 1 image
+    Trained: on one batch alone, loss 1.0042 to 0.8439 in 6 steps, 1 image
     """
     return _high_resolution("celebahq128", "celebahq", 128, 32)
 
@@ -169,7 +169,7 @@ def celebahq256() -> Run:
 
     Source: 004
     Command: sfumato train celebahq256 --data FOLDER
-    Trained: on one batch alone, loss 1.0018 to 0.9761 in 1 step, 1 image
+    Trained: on one batch alone, loss 1.0018 to 0.9486 in 2 steps, 1 image
     """
     return _high_resolution("celebahq256", "celebahq", 256, 16)
 
@@ -182,6 +182,7 @@ def high_resolution_small() -> Run:
 
     Source: 004
     Command: sfumato train high_resolution_small --data FOLDER
+    Trained: 16 min 01 s on one core, 1,077 steps; held-out loss 0.0127
     """
     run = celebahq128()
     network = UNetConfig(channels=32, multipliers=(1, 2, 2, 3), attention_at=(), patch=4)
