@@ -297,7 +297,7 @@ CHANGES = (
 
 def i8(short: bool) -> Count:
     """A long run that reads its set again and saves now and then: memory and open files stay"""
-    # A short run is still warming up; it can only show leaks of a kilobyte a step and more.
+    # A short run is still warming up; it can only show leaks of 20 kilobytes a step and more.
     return soak(400, 20, most=20) if short else soak(20_000, 250, most=1)
 
 

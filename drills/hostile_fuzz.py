@@ -259,3 +259,4 @@ def _mistyped(content: str, run: Any, dice: random.Random) -> None:
         if right not in str(error):
             raise KeyError(f"{wrong} for {right}: {error}") from error
         raise
+    raise KeyError(f"{wrong} for {right} was read")

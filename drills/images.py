@@ -1,12 +1,14 @@
 """Images that are broken, of every kind, or hostile: I1, I3 and I4."""
 
+import os
 import struct
+import threading
 import time
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,11 +64,31 @@ def _accounted_for(files: dict[str, bytes]) -> tuple[int, int]:
     """(files, those among the images or else among what was left out, once, with a reason)."""
     with TemporaryDirectory() as root:
         odd = add_odd_files(write(Path(root), files | {"whole.png": seeds()["1.png"]}))
-        data, warned = _tolerantly(Path(root))
+        with _let_go(Path(root, "pipe.png")) as hung:
+            data, warned = _tolerantly(Path(root))
     seen = Counter((*(data.names or ()), *(name for name, why in data.skipped if why)))
     names = {*files, *odd, "whole.png"}
     strays = seen.keys() - names
-    return len(names) + 1, sum(seen[name] == 1 for name in names) + (warned == 1 and not strays)
+    once = sum(seen[name] == 1 for name in names)
+    return len(names) + 2, once + (warned == 1 and not strays) + (not hung)
+
+
+@contextmanager
+def _let_go(pipe: Path) -> Iterator[list[Path]]:
+    """Who reads the pipe within the block is let go after a while; yields a list that tells so."""
+    hung: list[Path] = []
+
+    def write_nothing() -> None:
+        with suppress(OSError):  # nobody reads it
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+            hung.append(pipe)
+
+    timer = threading.Timer(10 * HUNG, write_nothing)
+    timer.start()
+    try:
+        yield hung
+    finally:
+        timer.cancel()
 
 
 def _tolerantly(path: Path) -> tuple[ImageData, int]:
