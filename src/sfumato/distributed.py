@@ -124,11 +124,19 @@ class WholeLoss(nn.Module):
 
 
 def replicated(group: Group, model: nn.Module, loss: Loss) -> Loss:
-    """The loss by DDP: each process has the whole model, and gets the mean of the gradients."""
+    """The loss by DDP: each process has the whole model, and gets the mean of the gradients.
+
+    DDP would lay out the gradients anew after its first step, and so add them up in another order
+    from then on: a run that goes on would not be the one that never stopped, in its last digits.
+    It leaves them as they are where it looks for parameters without a gradient.
+    """
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # needlessly
     warnings.filterwarnings("ignore", "Grad strides do not match")  # of convolutions of 1 x 1
     with warnings.catch_warnings():  # its successor came after the oldest PyTorch that will do
         warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-        joined = DistributedDataParallel(WholeLoss(model, loss), broadcast_buffers=False)
+        joined = DistributedDataParallel(
+            WholeLoss(model, loss), broadcast_buffers=False, find_unused_parameters=True
+        )
     group.exchange = lambda now: nullcontext() if now else joined.no_sync()
     return lambda _, batch: joined(batch)
 
