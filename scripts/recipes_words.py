@@ -64,6 +64,18 @@ SISTERS = {
 }
 
 
+EARLY = {  # what the pictures do not say by themselves
+    "latent_unet": "Early: colours and textures of photographs, no animals yet.",
+    "latent_dit": "Early: colours, textures and some outlines of photographs, no animals yet.",
+    "lucid_small": "Early: colours and edges. On a GPU such networks train for days.",
+    "optimised_small": "Early: colours, and what lies where, by class.",
+    "handmade_small": "Early: colours and large shapes.",
+    "high_resolution_small": "Early: colours and soft shapes, without the noise that stays where "
+    "noise is predicted through 32 channels at this size (experiments/LOG.md).",
+    "four_conv_mnist": "As it should be: who sees 9 x 9 pixels draws strokes.",
+}
+
+
 def data_words(card: DataCard) -> str:
     """The images as a caption may call them, with how many there are and how large."""
     most, words = DATA.get(card.name, (card.images, f"images of {card.name}"))
@@ -147,9 +159,10 @@ def section(name: str, record: dict[str, Any]) -> str:
     listed = "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
     grid = f'<img src="recipes/{name}.webp" alt="{record["shown"]}" width="420" align="top">'
     curves = f'<img src="recipes/{name}-loss.webp" alt="losses of {name}" width="420" align="top">'
+    below = f"{record['shown']}; beside them the losses. {EARLY.get(name, '')}".rstrip()
     return (
         f"### {name}\n\n{summary}\n\n```\n{command}\n```\n\n{listed}\n\n"
-        f"{grid} {curves}\n\n{record['shown']}; beside them the losses.\n"
+        f"{grid} {curves}\n\n{below}\n"
     )
 
 
@@ -234,6 +247,11 @@ def comparison(found: dict[str, Any]) -> str:
         )
         rows.append(f"| {' | '.join(cells)} |")
     rows.append(f"| real images | | | | | {floor['frechet']:.2f} | {floor['agreement']:.1%} |\n")
+    rows.append(
+        "After so few images a transformer is far behind: it has to find out by itself which "
+        "pixels are neighbours. [dit_pixels](#dit_pixels) and [dit_flow](#dit_flow), the same with "
+        "fewer weights and twice to four times as many images, draw digits.\n"
+    )
     rows.append('<img src="pictures/compare.webp" alt="three networks on one data set">\n')
     return "\n".join(rows)
 

@@ -120,6 +120,28 @@ def test_resuming_with_other_settings_is_refused_with_the_difference(sfumato, wo
         sfumato("train", "digits", "--steps", "2", *TINY, "--resume", *words)
 
 
+def test_who_is_stopped_at_the_last_step_does_not_draw_pictures_first(
+    sfumato, tmp_path, monkeypatch
+):
+    from sfumato.trainer import Trainer
+
+    loop, run = Trainer._loop, tmp_path / "runs" / "late"
+
+    def late(trainer, state, task, session, *rest):
+        state = loop(trainer, state, task, session, *rest)
+        session.stop(15, None)
+        return state
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_loop", late)
+        with pytest.raises(SystemExit) as end:
+            sfumato("train", "digits", "--steps", "2", "--out", "runs/late", *TINY)
+    assert end.value.code == 143
+    assert not (run / "samples.png").exists()
+    assert "The run had ended" in sfumato("train", "runs/late")
+    assert (run / "samples.png").exists()
+
+
 def test_what_changed_on_the_machine_is_told(sfumato, monkeypatch):
     sfumato("train", "digits", "--steps", "1", "--out", "runs/moved", *TINY)
     before = checkpoint.circumstances

@@ -67,6 +67,11 @@ def test_what_noise_does_not_fit_through_gives_the_image() -> None:
     assert chosen(images(64), "base").parameterization.skip  # type: ignore[attr-defined]
 
 
+def test_a_misspelt_recipe_is_told_the_nearest() -> None:
+    with pytest.raises(UsageError, match="'dit_flw'; did you mean dit_flow"):
+        plan(Train("dit_flw"))
+
+
 def test_the_larger_side_decides() -> None:
     assert chosen(images(20, width=64)).network.patch == 4  # type: ignore[attr-defined]
 

@@ -197,3 +197,16 @@ def test_what_never_came_is_told():
     line = command.part_words("In it", falling(), target, "{:.0f}")[1]
     assert re.search(r"high never, 5 of 14 rings never", line)
     assert command.verdict(0.2) == command.verdict(-0.2) == "no clear order"
+
+
+def test_a_run_without_images_has_no_spectrum_to_compare_with(run):
+    loaded = load_run(str(run), CPU)
+    bare = replace(loaded, run=replace(loaded.run, data=replace(loaded.run.data, source="")))
+    with pytest.raises(ValueError, match="imported without images"):
+        command.training_images(bare, None)
+
+
+@pytest.mark.parametrize(("missing", "said"), [(5, "low frequencies first"), (6, "too early")])
+def test_where_most_frequencies_never_come_no_order_is_told(missing, said):
+    arrival = command.Arrival(1.0, 2.0, None, 0.9, rings=10, missing=missing, share=0.5)
+    assert said in command.arrival_words(arrival, "step {:g}")

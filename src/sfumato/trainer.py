@@ -126,7 +126,8 @@ class Trainer:
                 finally:
                     session.saver.close()
                 self.code = self.peers.most(stop.code)
-            finished = self.run.train.progress(state.step, state.seconds) >= 1
+            spent = self.run.train.progress(state.step, state.seconds) >= 1
+            finished = spent and not self.code  # whoever asked to stop does not wait for pictures
             self._finish(state, session, finished, already=finished and state.step == before > 0)
         return folder, finished
 
@@ -351,6 +352,7 @@ class Trainer:
 
     def _last_look(self, state: TrainState, session: Session, tested: bool) -> None:
         """samples.png, the loss on the test images, loss.png and the page."""
+        session.reporter.say("drawing the last samples ...")
         shown = session.task.show(state.average, quick=self.trial)
         if shown is not None:
             session.save_grid(state, shown, session.folder / "samples.png")

@@ -33,6 +33,7 @@ TITLES = {  # of the five texts that the recipes follow; docs/sources.md goes th
     "003": "a survey, from DDPM to DiT",
     "004": "a report on CIFAR-10 and on high resolution",
 }
+ONE_BATCH = "on one batch alone"  # how the line of a recipe begins that was only tried
 NOT_TRAINED = "not trained here; smoke-tested"
 KNOWN = {"digits": (1, 28, 10), "cifar10": (3, 32, 10), "stl10": (3, 96, 10)}
 OTHERS = (3, 128, 0)  # images of one's own: RGB, the side that the latent recipes are for, no class
@@ -74,6 +75,8 @@ def line_of(recipe: Recipe, name: str) -> str:
 
 def status_of(recipe: Recipe) -> str:
     trained = line_of(recipe, "Trained")
+    if trained.startswith(ONE_BATCH):
+        return f"too large for here; {trained}"
     return f"trained: {trained}" if trained else NOT_TRAINED
 
 

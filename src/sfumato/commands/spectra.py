@@ -89,6 +89,11 @@ def training_images(loaded: Loaded, reporter: Reporter) -> Tensor:
 
     Raises: ValueError where they are not those that it was trained on.
     """
+    if not loaded.run.data.source:
+        raise ValueError(
+            f"{loaded.folder.name} was imported without images, so there is no spectrum to compare "
+            "with: import it again with --data and the images it was trained on."
+        )
     data = data_of(loaded.run, loaded.card, reading(reporter.say))
     if fingerprint(data) != loaded.card.fingerprint:
         raise ValueError(
@@ -180,6 +185,8 @@ def arrival_words(arrival: Arrival, place: str) -> str:
     parts = zip(("low", "middle", "high"), (arrival.low, arrival.middle, arrival.high))
     when = ", ".join(f"{n} {'never' if at is None else place.format(at)}" for n, at in parts)
     missing = f", {arrival.missing} of {arrival.rings} rings never" if arrival.missing else ""
+    if 2 * arrival.missing > arrival.rings:
+        return f"{when}{missing}: too early to say in which order."
     return (
         f"{when}{missing}; rank correlation of frequency and time {arrival.correlation:+.2f}: "
         f"{verdict(arrival.correlation)}."
