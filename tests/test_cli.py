@@ -189,7 +189,7 @@ def test_no_image_is_both_trained_on_and_held_out(sfumato, monkeypatch):
 
     seen = {}
 
-    def look(trainer, state, task, session, folder):
+    def look(trainer, state, task, session, *rest):
         seen.update(held=session.held_out["images"])
         seen["batches"] = torch.cat([task.batches()(step)["images"] for step in range(60)])
         return state
