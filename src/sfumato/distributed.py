@@ -130,7 +130,6 @@ def replicated(group: Group, model: nn.Module, loss: Loss) -> Loss:
     from then on: a run that goes on would not be the one that never stopped, in its last digits.
     It leaves them as they are where it looks for parameters without a gradient.
     """
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # needlessly
     warnings.filterwarnings("ignore", "Grad strides do not match")  # of convolutions of 1 x 1
     with warnings.catch_warnings():  # its successor came after the oldest PyTorch that will do
         warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
