@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sfumato import checkpoint
+from sfumato import checkpoint, training
 from sfumato.folder import read_metrics
 
 from .drill import Count, Drill
@@ -93,8 +93,36 @@ def pipes(closed: bool) -> list[Any]:
         return [exit_code(number), *state_of(run)]
 
 
+SLOW = 5.0  # seconds of a step that Ctrl-C has to wait for once, and not twice
+
+
+def in_a_slow_step(presses: int) -> list[Any]:
+    """[exit code, seconds from the first Ctrl-C to the end] where the second step takes SLOW."""
+    fast = training.take_step
+
+    def slow(state: training.TrainState, *rest: Any, **more: Any) -> dict[str, float]:
+        time.sleep(SLOW if state.step == 1 else 0)
+        return fast(state, *rest, **more)
+
+    training.take_step = slow
+    with TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        number = command([*WORDS, "--out", str(run)])
+        while '"train"' not in _metrics(run):
+            time.sleep(0.002)
+        time.sleep(0.5)
+        begun = time.monotonic()
+        for _ in range(presses):
+            os.kill(number, signal.SIGINT)
+            time.sleep(0.3)
+        return [exit_code(number), time.monotonic() - begun]
+
+
 def d4(short: bool) -> Count:
     """A pipe that breaks does not end a run; Ctrl-C saves, and again ends it at once."""
+    once, waited = forked("signals:in_a_slow_step", 1)
+    twice, at_once = forked("signals:in_a_slow_step", 2)
+    slow = [once == 130 and waited > SLOW / 2, twice == 1 and at_once < SLOW / 2]
     held = tried = 0
     for closed in (True, False):
         code, where, saved = forked("signals:pipes", closed)
@@ -104,7 +132,7 @@ def d4(short: bool) -> Count:
         code, where, saved = forked("signals:signalled", "SIGINT", -0.02 * (number + 1), again, 4)
         tried += 1
         held += code in (130, 1, 0) and (saved or again is not None)
-    return Count(tried, held)
+    return Count(tried + 2, held + sum(slow))
 
 
 DRILLS: dict[str, Drill] = {"D3": d3, "D4": d4}
