@@ -55,8 +55,8 @@ def main() -> None:
 def run() -> None:
     """Run the command that was typed; a mistake of the caller's is one line and exit code 1.
 
-    Other codes: 2 for an option that there is not, 3 where numbers were not finite, 128 + n
-    where signal n ended a training run, which then is saved.
+    Other codes: 2 for an option that there is not, 3 where numbers were not finite, 4 where another
+    process of the run is gone, 128 + n where signal n ended a training run, which then is saved.
     """
     # Threads that wait for one another spin only briefly before they sleep. By default a step takes
     # several times as long where another program wants a core (experiments/LOG.md); as fast alone.
