@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from sfumato import checkpoint, trainer
+from sfumato.distributed import Training
 from sfumato.folder import read_metrics
+from sfumato.peers import Peers
 from sfumato.training import Batch
 
 from .kills import COMMAND
@@ -149,14 +151,15 @@ def note_examples(rank: int, path: Path, at_step: AtStep) -> None:
     before = trainer.join
     path.unlink(missing_ok=True)
 
-    def join(peers: Any, state: Any, loss: Any, *rest: Any) -> Any:
+    def join(peers: Peers, training: Training) -> Training:
+        state, loss = training.state, training.loss
+
         def noted(model: nn.Module, batch: Batch) -> Tensor:
             with open(path, "a") as file:
                 file.write(json.dumps([state.step, examples_of(batch)]) + "\n")
-            losses: Tensor = loss(model, batch)
-            return at_step(rank, state.step, losses)
+            return at_step(rank, state.step, loss(model, batch))
 
-        return before(peers, state, noted, *rest)
+        return before(peers, replace(training, loss=noted))
 
     trainer.join = join
 

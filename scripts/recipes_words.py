@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,9 +141,24 @@ def loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
+def with_time(command: str, name: str, changed: list[str]) -> str:
+    """The command of the docstring, with the time that the run of the page was given."""
+    found = re.search(r"train\.seconds: .* -> ([\d.]+)", ", ".join(changed))
+    if found is None:
+        return command
+    return re.sub(rf"(sfumato train {name}\b.*)", rf"\1 --time {float(found[1]):g}s", command)
+
+
+def evaluation(name: str, numbers: dict[str, str]) -> str:
+    """The command that measured the bits per dimension, if any were."""
+    images = re.search(r", (\d+) of", " ".join(v for k, v in numbers.items() if "bits/dim" in k))
+    return f"`sfumato evaluate {name} --limit {images[1]}`" if images else ""
+
+
 def section(name: str, record: dict[str, Any]) -> str:
     """A recipe: what it is, how to make it, what was measured, and how it looks."""
     _, summary, command = told(name)
+    command = with_time(command, name, record["changed"])
     facts = {
         "data": f"{record['data']}; {record['split']}",
         "network": f"{record['weights']} weights, {record['flops']} an image forward",
@@ -151,6 +167,7 @@ def section(name: str, record: dict[str, Any]) -> str:
         f"({record['device']}, {record['precision']})",
         "held-out loss": f"{loss(record['held_out'])}, from {loss(record['held_out_at_start'])}",
         **record["numbers"],
+        "bits by": evaluation(name, record["numbers"]),
         "cost": record.get("cost", ""),
         "not as in the recipe": ", ".join(f"`{line}`" for line in record["changed"]),
     }
@@ -222,8 +239,9 @@ def comparison(found: dict[str, Any]) -> str:
     judge, floor = found["judge"], found["floor"]
     rows = [
         "## Three networks on one data set\n",
-        f"`sfumato compare` trains a `UNet2D` of diffusers' layout, a Stable Diffusion U-Net and a "
-        f"DiT ([comparison.py](../src/sfumato/recipes/comparison.py)) on the same {found['data']}, "
+        "`sfumato compare --images 40000` trains a `UNet2D` of diffusers' layout, a Stable "
+        "Diffusion U-Net and a DiT ([comparison.py](../src/sfumato/recipes/comparison.py)) on the "
+        f"same {found['data']}, "
         f"{found['budget']} each in the same order with the same noise, batch {found['batch']}, "
         f"seed {found['seed']}, and gives {floor['images']} samples of each to one judge: "
         f"{judge['what']}, right on {judge['held_out_accuracy']:.1%} of the held-out ones. Images "

@@ -17,7 +17,7 @@ from torch.distributed import HashStore
 from sfumato import checkpoint, distributed, sharding, shards
 from sfumato.bound import VariationalBound
 from sfumato.data import generator_at, load
-from sfumato.distributed import Group, ended, not_come
+from sfumato.distributed import Group, Training, ended, not_come
 from sfumato.heartbeats import ADVICE, LOST, Heartbeats
 from sfumato.importance import ImportanceSampled
 from sfumato.joining import join
@@ -160,7 +160,7 @@ def five_steps(task, peers, folder, fsdp=False):
     """(losses and gradients' norms of five steps, of which each shows the last; the weights)"""
     config = replace(task.run.train, fsdp=fsdp, micro_batch=3)  # of 6: the same parts for all
     state = TrainState.fresh(task.build(), config)
-    joined = join(peers, state, task.loss, Hooks(), config, folder, warn=print)
+    joined = join(peers, Training(state, task.loss, Hooks(), config, folder, print))
     batch_at, told = task.batches(), []
     for step in range(5):
         torch.manual_seed(step)
@@ -196,7 +196,7 @@ def cut_run(group, folder, steps=2):
     plain, loss, batch_at, settings = parts(config)
     settings = replace(settings, fsdp=True)
     state, told = parts(config)[0], []
-    joined = join(group, state, loss, Hooks(), settings, folder, warn=told.append)
+    joined = join(group, Training(state, loss, Hooks(), settings, folder, told.append))
     for _ in range(steps):
         for each, by, peers in ((plain, loss, ALONE), (state, joined.loss, group)):
             torch.manual_seed(each.step)
@@ -226,7 +226,8 @@ def test_a_cut_state_that_is_read_again_is_the_same_bit_for_bit(group, tmp_path)
     joined.hooks.save(state)
     again, loss, _, settings = parts(run())
     again.step = state.step  # as trainer._take leaves it
-    join(group, again, loss, Hooks(), replace(settings, fsdp=True), tmp_path, warn=print)
+    cut = replace(settings, fsdp=True)
+    join(group, Training(again, loss, Hooks(), cut, tmp_path, print))
     first, second = (sharding.tensors_of(each) for each in (state, again))
     assert first.keys() == second.keys()
     for name, value in first.items():

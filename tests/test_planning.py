@@ -68,7 +68,7 @@ def test_what_noise_does_not_fit_through_gives_the_image() -> None:
 
 
 def test_a_misspelt_recipe_is_told_the_nearest() -> None:
-    with pytest.raises(UsageError, match="'dit_flw'; did you mean dit_flow"):
+    with pytest.raises(ValueError, match=r"dit_flw\. Did you mean dit_flow"):
         plan(Train("dit_flw"))
 
 

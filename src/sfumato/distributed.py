@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,8 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .heartbeats import LOST, Heartbeats, meeting_point, patience, served_by_torchrun
 from .peers import Alone, LostPeerError, Peers, ToldError
+from .saving import Say
 from .stopping import StopRequest
-from .training import Batch, Hooks, Loss, TrainState
+from .training import Batch, Hooks, Loss, TrainConfig, TrainState
 
 LONGEST = timedelta(days=1)  # of a collective call: heartbeats notice much earlier who is gone
 MEETING = 300.0  # seconds in which all processes must have started; or SFUMATO_PATIENCE
@@ -60,7 +62,7 @@ class Group:
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size, self._store = rank, size, store
-        self.exchange: Callable[[bool], AbstractContextManager[None]] = lambda now: nullcontext()
+        self.exchanging: Callable[[bool], AbstractContextManager[None]] = lambda now: nullcontext()
 
     def rows(self, n: int) -> slice:
         if n < self.size:
@@ -108,9 +110,6 @@ class Group:
         found: dict[str, Any] = json.loads(self._store.get("told"))
         return found
 
-    def exchanging(self, now: bool) -> AbstractContextManager[None]:
-        return self.exchange(now)
-
 
 class WholeLoss(nn.Module):
     """A model's loss as one module, whose forward pass DDP and FSDP2 can watch."""
@@ -136,17 +135,24 @@ def replicated(group: Group, model: nn.Module, loss: Loss) -> Loss:
         joined = DistributedDataParallel(
             WholeLoss(model, loss), broadcast_buffers=False, find_unused_parameters=True
         )
-    group.exchange = lambda now: nullcontext() if now else joined.no_sync()
+    group.exchanging = lambda now: nullcontext() if now else joined.no_sync()
     return lambda _, batch: joined(batch)
 
 
 @dataclass(frozen=True)
-class Joined:
-    """What the loop is called with where processes train together."""
+class Training:
+    """What the loop is called with, in a process alone; `join` makes of it that of one of several.
 
+    run: the folder. viewed: the state whole, to look at.
+    """
+
+    state: TrainState
     loss: Loss
     hooks: Hooks
-    viewed: Callable[[TrainState], TrainState] = lambda state: state  # whole, to look at
+    config: TrainConfig
+    run: Path
+    warn: Say
+    viewed: Callable[[TrainState], TrainState] = lambda state: state
 
 
 class Follower:

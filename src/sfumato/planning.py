@@ -4,7 +4,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +16,11 @@ from .config import (
     Run,
     SamplingConfig,
     loads,
-    near,
     override,
     read_run,
     to_dict,
 )
 from .data import ImageData, Tolerance, fingerprint, load
-from .data.sources import KNOWN
 from .devices import pick_device
 from .folder import DataCard, read_card
 from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
@@ -95,6 +92,7 @@ def load_data(
         progress=progress,
         split=config.split,
         tolerance=Tolerance(most=config.unreadable),
+        others=tuple(RECIPES),
     )
 
 
@@ -143,9 +141,6 @@ def chosen_for(args: Train, data: ImageData) -> Run:
 
 def check_source(args: Train, run: AnyRun | None) -> None:
     """Raise UsageError unless it is said what to train on."""
-    if run is None and not _is_data(args.source) and get_close_matches(args.source, RECIPES):
-        nearest = near(args.source, RECIPES)
-        raise UsageError(f"there is no recipe, file or folder {args.source!r}; {nearest}")
     if run is None and not args.source:
         raise UsageError(f"train what? A recipe ({', '.join(RECIPES)}) or a folder of images.")
     if run is not None and args.captions and not (isinstance(run, Run) and run.text):
@@ -158,11 +153,6 @@ def check_source(args: Train, run: AnyRun | None) -> None:
             f"{run.name} was imported without images: import it again with --data and the images "
             "it was trained on."
         )
-
-
-def _is_data(source: str) -> bool:
-    """Whether a word that is nearly a recipe's name is meant as it stands."""
-    return source in ("digits", *KNOWN) or Path(source).exists()
 
 
 def data_config(args: Train, run: AnyRun | None) -> DataConfig:

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,11 +29,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from . import checkpoint
-from .distributed import Group, Joined, WholeLoss
-from .saving import Failures, Say
+from .distributed import Group, Training, WholeLoss
+from .saving import Failures
 from .shards import PARTS, in_shards, named
 from .storage import TEMPORARY, commit_written, make_folders, remove_tree, remove_what_can_be
-from .training import Hooks, Loss, TrainConfig, TrainState, optimizer_of
+from .training import Loss, TrainConfig, TrainState, optimizer_of
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -46,29 +47,22 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def joined(
-    group: Group,
-    state: TrainState,
-    loss: Loss,
-    hooks: Hooks,
-    config: TrainConfig,
-    run: Path,
-    warn: Say,
-) -> Joined:
-    """Cut a state in place, filled from a checkpoint in shards if it is at the step of one."""
+def joined(group: Group, training: Training) -> Training:
+    """Cut the state in place, filled from a checkpoint in shards if it is at the step of one."""
+    state, run = training.state, training.run
     plain = whole_copy(state) if group.rank == 0 else None
-    root = cut_state(state, loss, config)
+    root = cut_state(state, training.loss, training.config)
 
-    def exchange(now: bool) -> AbstractContextManager[None]:
+    def exchanging(now: bool) -> AbstractContextManager[None]:
         root.set_requires_gradient_sync(now)  # type: ignore[operator]
         return nullcontext()
 
-    group.exchange = exchange
+    group.exchanging = exchanging
     saved = checkpoint.folder_of(run, state.step)
     if saved.exists() and in_shards(saved):
         read(saved, state)
-    cut_hooks = ShardedHooks(hooks, group, plain, run, config, warn)
-    return Joined(lambda _, batch: root(batch), cut_hooks, cut_hooks.last_look)
+    hooks = ShardedHooks(training, group, plain)
+    return replace(training, loss=lambda _, batch: root(batch), hooks=hooks, viewed=hooks.last_look)
 
 
 def cut_state(state: TrainState, loss: Loss, config: TrainConfig) -> nn.Module:
@@ -205,21 +199,17 @@ def read(folder: Path, state: TrainState) -> None:
 class ShardedHooks:
     """Hooks for a cut state: all processes save, and gather it where process 0 looks at it."""
 
-    def __init__(
-        self,
-        hooks: Hooks,
-        group: Group,
-        plain: TrainState | None,
-        run: Path,
-        config: TrainConfig,
-        warn: Say,
-    ) -> None:
-        self.hooks, self.group, self.run, self.config = hooks, group, run, config
-        self.plain = plain  # of process 0, to look at
-        self.failures = Failures(warn)
+    def __init__(self, training: Training, group: Group, plain: TrainState | None) -> None:
+        self.hooks, self.run, self.config = training.hooks, training.run, training.config
+        self.group, self.plain = group, plain  # plain: of process 0, to look at
+        self.failures = Failures(training.warn)
         self.refusal: OSError | None = None  # of the last save
-        self.log, self.skipped, self.smaller = hooks.log, hooks.skipped, hooks.smaller
-        self.stopped = hooks.stopped
+        self.log, self.skipped, self.smaller = (
+            self.hooks.log,
+            self.hooks.skipped,
+            self.hooks.smaller,
+        )
+        self.stopped = self.hooks.stopped
 
     def preview(self, state: TrainState) -> None:
         seen = self.gather(state)

@@ -14,7 +14,7 @@ from .console import Reporter, count, duration
 from .data import ImageData, fingerprint
 from .data.changes import changes, index, index_text, read_index
 from .data.quarantine import as_text
-from .distributed import Follower, Group
+from .distributed import Follower, Group, Training
 from .folder import (
     DataCard,
     append_metrics,
@@ -303,7 +303,7 @@ class Trainer:
     ) -> TrainState:
         """Train; the state to look at afterwards, which process 0 has whole."""
         config, on_cpu = self.run.train, self.device.type == "cpu"
-        joined = join(self.peers, state, task.loss, hooks, config, folder, warn)
+        joined = join(self.peers, Training(state, task.loss, hooks, config, folder, warn))
         source = nullcontext(task.batches()) if on_cpu else prefetched(task.batches())
         with source as batch_at:
             told, peers = task.remember, self.peers

@@ -157,10 +157,8 @@ def optimizer_of(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
 
 def split(batch: Batch, most: int | None) -> Iterator[Batch]:
     """The batch in parts of at most `most` rows, in order."""
-    n = len(next(iter(batch.values())))
-    size = most or n
-    for start in range(0, n, size):
-        yield {name: rows[start : start + size] for name, rows in batch.items()}
+    for place in ALONE.parts(len(next(iter(batch.values()))), most):
+        yield {name: rows[place] for name, rows in batch.items()}
 
 
 def backward(

@@ -5,7 +5,7 @@ name ("digits", "mnist", ...) -> path -> what lies there -> arrays or files -> I
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -63,6 +63,7 @@ def load(
     *,
     split: str = "train",
     tolerance: Tolerance = USUAL,
+    others: Sequence[str] = (),
 ) -> ImageData:
     """The images of a built-in name or a path, decoded to uint8.
 
@@ -77,6 +78,7 @@ def load(
     progress: called with (done, of how many) files now and then, from this thread.
     split: "train" or "test", where there are both; of STL-10 also "unlabeled".
     tolerance: the share of image files that may be unreadable. They are left out, with a warning.
+    others: names that are no data, for the hint where `source` is nothing at all.
 
     Raises ValueError, saying what was found, for whatever is not such a source, and where more
     images than tolerated cannot be read.
@@ -84,7 +86,7 @@ def load(
     wanted = _Wanted(_shape(size), channels, limit, labels, progress, split, tolerance)
     if _spelt(source) == "digits":
         return _from_arrays(_digits(split), builtin.ORIGIN, wanted)
-    path = find(source)
+    path = find(source, others)
     if path.suffix.lower() in (".npy", ".npz"):
         return _from_arrays(_named(arrays.read(path, split), path), str(path), wanted)
     if path.suffix.lower() == parquet.SUFFIX and path.is_file():
@@ -125,8 +127,8 @@ def _shape(size: int | Size | None) -> Size | None:
     return shape
 
 
-def find(source: str | os.PathLike[str]) -> Path:
-    """The path that `source` is or stands for.
+def find(source: str | os.PathLike[str], others: Sequence[str] = ()) -> Path:
+    """The path that `source` is or stands for. others: what else it might be a misspelling of.
 
     A path that exists is itself. The names in KNOWN are looked for in this folder, in ./data, in
     $SFUMATO_HOME/data (by default ~/.cache/sfumato/data) and where Debian's and Python's packages
@@ -145,7 +147,7 @@ def find(source: str | os.PathLike[str]) -> Path:
             f"{source} is not on this machine: there is no {', '.join(map(str, places))}. Put its "
             f"files into data/{name}, or give the path to them{_TO_GET.get(name, '')}."
         )
-    near = get_close_matches(name, ["digits", *KNOWN, *_neighbours(path)], n=1)
+    near = get_close_matches(name, ["digits", *KNOWN, *others, *_neighbours(path)], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(
         f"there is no file or folder {source}.{hint} Give a name (digits, {', '.join(KNOWN)}) or "
