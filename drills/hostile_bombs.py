@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sfumato.config import read_run
 from sfumato.data import load
 from sfumato.folder import read_card
 from sfumato.interop import diffusers
 from sfumato.interop.torch_files import read_tensors
+from sfumato.kinds import read_run
 from sfumato.latents import CODEC, WEIGHTS, read_codec
 from sfumato.minilm import VOCABULARY, read, tokenizer
 from sfumato.storage import commit_folder

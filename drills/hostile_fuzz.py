@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from sfumato.config import dumps, loads, override
 from sfumato.folder import read_card
 from sfumato.interop.fitting import skeleton
 from sfumato.interop.reading import tensors_of
 from sfumato.interop.torch_pickles import Refused, look_through
+from sfumato.kinds import dumps, loads, override
 from sfumato.latents import CODEC, read_codec
 from sfumato.recipes import RECIPES
 from sfumato.storage import MANIFEST, DamagedError, commit_folder, read_folder

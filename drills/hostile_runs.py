@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from sfumato import checkpoint
-from sfumato.config import ClassifierRun, Run, dumps
+from sfumato.config import ClassifierRun, Run
 from sfumato.data import ImageData, fingerprint
 from sfumato.folder import DataCard, write_card
+from sfumato.kinds import dumps
 from sfumato.latents import save_codec
 from sfumato.networks.autoencoder import AutoencoderConfig
 from sfumato.planning import load_data

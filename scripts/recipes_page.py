@@ -24,9 +24,10 @@ from PIL import Image
 from recipes_words import SISTERS, data_words, page
 
 from sfumato.assembly import fitted
-from sfumato.config import AnyRun, AutoencoderRun, Run, loads, to_dict
+from sfumato.config import AnyRun, AutoencoderRun, Run
 from sfumato.console import duration, short
 from sfumato.folder import DataCard, read_card, read_metrics
+from sfumato.kinds import loads, to_dict
 from sfumato.latents import open_codec
 from sfumato.networks import flops, parameter_count
 from sfumato.pictures import grid

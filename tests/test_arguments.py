@@ -5,16 +5,9 @@ import sys
 
 import pytest
 
-from sfumato.arguments import (
-    PEERS,
-    Sample,
-    Train,
-    UsageError,
-    numbers,
-    parse,
-    rewrite,
-    seconds,
-)
+from sfumato.arguments import Sample, Train, UsageError, numbers, seconds
+from sfumato.parsing import parse, rewrite
+from sfumato.vocabulary import PEERS
 
 
 @pytest.mark.parametrize(

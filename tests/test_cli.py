@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load
 
 from sfumato import checkpoint
-from sfumato.config import loads
 from sfumato.data import UnreadableWarning
 from sfumato.folder import read_metrics
+from sfumato.kinds import loads
 from sfumato.pictures import read_settings
 
 TINY = [

@@ -26,8 +26,8 @@ from sfumato.comparing import (
     speed_of,
     table,
 )
-from sfumato.config import loads, to_dict
 from sfumato.judging import Verdict
+from sfumato.kinds import loads, to_dict
 from sfumato.networks.describe import flops, parameter_count
 from sfumato.pictures import read_settings
 from sfumato.recipes import RECIPES, comparison

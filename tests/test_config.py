@@ -8,8 +8,9 @@ import pytest
 
 from sfumato.bound import Hybrid, VariationalBound
 from sfumato.classification import ClassifierLoss
-from sfumato.config import KINDS, DataConfig, Run, dumps, from_dict, loads, override, to_dict
+from sfumato.config import DataConfig, Run
 from sfumato.discrete import CosineBetas
+from sfumato.kinds import KINDS, dumps, from_dict, loads, override, to_dict
 from sfumato.networks.autoencoder import AutoencoderConfig
 from sfumato.networks.classifier import ClassifierConfig
 from sfumato.objective import Denoising, MinSNR, UniformTimes

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.arguments import Train, UsageError, parse
+from sfumato.arguments import Train, UsageError
 from sfumato.commands.train import after_restart
+from sfumato.parsing import parse
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -13,13 +13,13 @@ from sfumato.assembly import splits_of
 from sfumato.checkpoint import write_best
 from sfumato.commands import measures
 from sfumato.commands.evaluate import check_flow
-from sfumato.config import loads
 from sfumato.console import Reporter
 from sfumato.data import fingerprint, load, spread, subset
 from sfumato.denoiser import Clipped
 from sfumato.discrete import LinearBetas
 from sfumato.evaluation import flow_bits, variational_bits
 from sfumato.folder import read_card, read_metrics, write_card
+from sfumato.kinds import loads
 from sfumato.latents import AutoencoderCodec
 from sfumato.loading import load_run
 from sfumato.noising import ScaledInput

@@ -15,9 +15,9 @@ from sfumato import checkpoint
 from sfumato.assembly import build
 from sfumato.checkpoint import optimizer_tensors
 from sfumato.commands.import_ import read_any, state_of
-from sfumato.config import dumps, loads
 from sfumato.folder import read_card
 from sfumato.interop.imported import Imported
+from sfumato.kinds import dumps, loads
 from sfumato.networks.unet2d import UNet2DConfig
 from sfumato.training import TrainState
 from test_unet2d import TINY, jiggled

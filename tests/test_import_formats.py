@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from sfumato import checkpoint
 from sfumato.assembly import build
 from sfumato.commands.import_ import FILES, read_any, state_of
-from sfumato.config import DataConfig, Run, SamplingConfig, dumps, loads
+from sfumato.config import DataConfig, Run, SamplingConfig
 from sfumato.discrete import CosineBetas, LinearBetas
 from sfumato.folder import DataCard, read_card, write_card
 from sfumato.interop import dit, lucid
 from sfumato.interop.dit_layouts import to_original
+from sfumato.kinds import dumps, loads
 from sfumato.latents import AutoencoderCodec, save_codec
 from sfumato.loading import load_run
 from sfumato.networks.autoencoder import AutoencoderConfig

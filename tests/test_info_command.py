@@ -5,8 +5,9 @@ import json
 import pytest
 
 from sfumato.commands.info import FIELDS, NEXT, caption_facts, codec_facts, metric_facts
-from sfumato.config import RUNS, dumps
+from sfumato.config import RUNS
 from sfumato.folder import DataCard, append_metrics, write_card
+from sfumato.kinds import dumps
 from sfumato.latents import IN_RUN, save_codec
 from sfumato.recipes import RECIPES
 from sfumato.storage import write_file

@@ -53,7 +53,7 @@ def test_no_error_is_passed_over_in_silence():
 
 
 def test_every_setting_that_a_run_may_name_is_a_public_name():
-    from sfumato.config import KINDS
+    from sfumato.kinds import KINDS
 
     beside = {"UniformGrid", "KarrasGrid", "LeadingGrid", "TrailingGrid", "LinspaceGrid"}
     beside |= {"Constant", "LinearDecay", "CosineDecay"}
@@ -62,6 +62,7 @@ def test_every_setting_that_a_run_may_name_is_a_public_name():
 
 def test_every_kind_of_network_is_exported_by_its_package():
     from sfumato import networks
-    from sfumato.config import ROLES, NetworkConfig
+    from sfumato.config import NetworkConfig
+    from sfumato.kinds import ROLES
 
     assert {cls.__name__ for cls in ROLES[NetworkConfig]} <= set(networks.__all__)

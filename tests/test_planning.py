@@ -12,9 +12,10 @@ from PIL import Image
 
 from sfumato.arguments import Train, UsageError
 from sfumato.assembly import settle
-from sfumato.config import DataConfig, Run, SamplingConfig, dumps, loads, to_dict
+from sfumato.config import DataConfig, Run, SamplingConfig
 from sfumato.data import ImageData, fingerprint
 from sfumato.folder import DataCard, write_card
+from sfumato.kinds import dumps, loads, to_dict
 from sfumato.networks.describe import flops
 from sfumato.networks.sd_unet import SDUNetConfig
 from sfumato.networks.unet import UNetConfig

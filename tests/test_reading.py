@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from sfumato.config import dumps, loads, override, read_run
 from sfumato.folder import read_card
 from sfumato.interop import limits, reading
 from sfumato.interop.fitting import check_finite, check_weights
 from sfumato.interop.reading import json_of, tensors_of
+from sfumato.kinds import dumps, loads, override, read_run
 from sfumato.recipes import RECIPES
 
 DTYPES = (

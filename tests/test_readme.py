@@ -58,7 +58,7 @@ def test_every_link_leads_to_a_file(readme):
 
 @pytest.mark.parametrize("readme", READMES)
 def test_every_flag_that_is_shown_exists(readme):
-    from sfumato.arguments import parse
+    from sfumato.parsing import parse
 
     shown = re.findall(
         r"^sfumato ((?:train|sample|info|compare|spectra|import|export) .*?)(?:\s+#.*)?$",

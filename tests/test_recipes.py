@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from sfumato.assembly import fitted
-from sfumato.config import AutoencoderRun, ClassifierRun, Run, loads
+from sfumato.config import AutoencoderRun, ClassifierRun, Run
 from sfumato.folder import read_metrics
+from sfumato.kinds import loads
 from sfumato.latents import read_codec
 from sfumato.networks.describe import asked
 from sfumato.pictures import read_settings

@@ -7,7 +7,7 @@ import shlex
 import pytest
 import torch
 
-from sfumato.arguments import Train, parse
+from sfumato.arguments import Train
 from sfumato.assembly import build
 from sfumato.commands.recipes import (
     NOT_TRAINED,
@@ -20,6 +20,7 @@ from sfumato.commands.recipes import (
 from sfumato.config import Run
 from sfumato.data import load
 from sfumato.networks.describe import flops, parameter_count
+from sfumato.parsing import parse
 from sfumato.planning import fields_of
 from sfumato.recipes import RECIPES
 from sfumato.tasks import TASKS

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from sfumato.commands.recipes import line_of
-from sfumato.config import dumps
 from sfumato.folder import DataCard, append_metrics, write_card
+from sfumato.kinds import dumps
 from sfumato.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]

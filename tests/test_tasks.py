@@ -9,10 +9,10 @@ from safetensors.torch import load as tensors_of
 
 from sfumato import checkpoint
 from sfumato.bound import VariationalBound
-from sfumato.config import loads
 from sfumato.data import load
 from sfumato.folder import read_metrics
 from sfumato.importance import ImportanceSampled
+from sfumato.kinds import loads
 from sfumato.latents import AutoencoderCodec
 from sfumato.recipes import RECIPES
 from sfumato.tasks import TASKS

@@ -62,7 +62,8 @@ def run() -> None:
     # several times as long where another program wants a core (experiments/LOG.md); as fast alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when torch loads
     warnings.formatwarning = lambda message, *rest, **more: f"note: {message}\n"  # no file, no line
-    from .arguments import UsageError, parse
+    from .arguments import UsageError
+    from .parsing import parse
     from .storage import DamagedError
 
     if sys.argv[1:] in (["--version"], ["version"]):

@@ -12,13 +12,14 @@ from .assembly import build
 from .classification import NoisyClassifier, log_prob_of
 from .codec import Codec, Pixels
 from .conditions import Captions, Conditions, Labels, Nothing
-from .config import ClassifierRun, Run, read_run
+from .config import ClassifierRun, Run
 from .denoiser import NetworkDenoiser
 from .devices import DTYPES
 from .folder import DataCard, find, read_card
 from .guidance import LogProb
 from .interop.fitting import check_weights, skeleton
 from .interop.reading import tensors_of
+from .kinds import read_run
 from .storage import DamagedError, read_folder
 from .tasks.classifying import build_classifier
 from .text import load_table

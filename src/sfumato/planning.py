@@ -9,21 +9,12 @@ from typing import Any, TypeVar
 
 from .arguments import Sample, Train, UsageError, seconds
 from .codec import Pixels
-from .config import (
-    RUNS,
-    AnyRun,
-    DataConfig,
-    Run,
-    SamplingConfig,
-    loads,
-    override,
-    read_run,
-    to_dict,
-)
+from .config import RUNS, AnyRun, DataConfig, Run, SamplingConfig
 from .data import ImageData, Tolerance, fingerprint, load
 from .devices import pick_device
 from .folder import DataCard, read_card
 from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
+from .kinds import loads, override, read_run, to_dict
 from .recipes import RECIPES, recipe_at
 from .recipes.own_images import NAME, own_images
 from .solvers import (

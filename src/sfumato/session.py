@@ -13,10 +13,10 @@ import torch
 
 from . import checkpoint
 from .assembly import by_level
-from .config import dumps
 from .console import Progress, Reporter
 from .devices import is_out_of_memory
 from .folder import append_metrics, read_metrics
+from .kinds import dumps
 from .pictures import grid, save_png
 from .plots import loss_figure
 from .saving import Saver

@@ -9,7 +9,7 @@ import torch
 
 from . import checkpoint
 from .assembly import splits_of
-from .config import AnyRun, dumps, read_run
+from .config import AnyRun
 from .console import Reporter, count, duration
 from .data import ImageData, fingerprint
 from .data.changes import changes, index, index_text, read_index
@@ -25,6 +25,7 @@ from .folder import (
     write_card,
 )
 from .joining import join
+from .kinds import dumps, read_run
 from .locking import sole_writer
 from .peers import Peers
 from .pictures import data_preview, save_png

@@ -24,13 +24,14 @@ from ..arguments import Compare, UsageError, seconds
 from ..assembly import Splits, splits_of
 from ..comparing import Comparison, Contestant, comparison_figure, curve_of, notes, speed_of, table
 from ..conditions import Captions
-from ..config import Run, dumps, near, read_run, to_dict
+from ..config import Run
 from ..console import Reporter, reading
 from ..data import ImageData, fingerprint, subset
 from ..devices import pick_device
 from ..folder import read_metrics
 from ..generation import Order
 from ..judging import Judge, Verdict, load_judge, measure, save_judge, train_judge
+from ..kinds import dumps, near, read_run, to_dict
 from ..loading import Loaded, load_run
 from ..networks.describe import flops, parameter_count
 from ..pictures import replacing

@@ -14,12 +14,13 @@ from typing import Any
 
 from ..arguments import Evaluate, UsageError
 from ..assembly import splits_of
-from ..config import AnyRun, Run, read_run
+from ..config import AnyRun, Run
 from ..console import Reporter, count, facts_block, reading
 from ..data import ImageData, fingerprint, spread, subset
 from ..devices import pick_device
 from ..discrete import DiscreteVP
 from ..folder import DataCard, find, new_folder, read_card
+from ..kinds import read_run
 from ..noising import ScaledInput
 from ..page import write_page
 from ..planning import data_of

@@ -11,11 +11,12 @@ from torch import Tensor
 from .. import checkpoint
 from ..arguments import Export, UsageError
 from ..codec import Pixels
-from ..config import NetworkConfig, Run, near
+from ..config import NetworkConfig, Run
 from ..console import Reporter
 from ..folder import new_folder
 from ..interop import diffusers, dit, lucid
 from ..interop.imported import Imported
+from ..kinds import near
 from ..loading import Loaded, load_run
 from ..networks.dit import DiTConfig
 from ..networks.lucid import LucidUNetConfig

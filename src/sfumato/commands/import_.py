@@ -11,13 +11,14 @@ from .. import checkpoint
 from ..arguments import Import
 from ..assembly import build, settle
 from ..checkpoint import load_optimizer, optimizer_tensors
-from ..config import Run, dumps
+from ..config import Run
 from ..console import Reporter, count, reading
 from ..data import ImageData, fingerprint
 from ..folder import DataCard, new_folder, write_card
 from ..interop import adm, diffusers, dit, lucid, small
 from ..interop.imported import Imported
 from ..interop.torch_files import Tree, read_tensors
+from ..kinds import dumps
 from ..latents import AutoencoderCodec, open_codec
 from ..networks.describe import parameter_count
 from ..planning import load_data

@@ -67,9 +67,9 @@ NEXT = {  # by the kind of run; {0} is its folder
 
 def print_run(name: str) -> None:
     """The run's facts, its last numbers and what to type next."""
-    from ..config import read_run
     from ..console import facts_block
     from ..folder import find, read_card, read_metrics
+    from ..kinds import read_run
 
     folder = find(name)
     run, card = read_run(folder), read_card(folder)

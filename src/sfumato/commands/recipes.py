@@ -20,8 +20,9 @@ import torch
 from ..arguments import Recipes, UsageError
 from ..assembly import fitted
 from ..codec import Pixels
-from ..config import AnyRun, AutoencoderRun, ClassifierRun, DataConfig, Run, near
+from ..config import AnyRun, AutoencoderRun, ClassifierRun, DataConfig, Run
 from ..console import facts_block, short
+from ..kinds import near
 from ..networks.describe import counted_call, flops, parameter_count
 from ..planning import fields_of
 from ..recipes import RECIPES, Recipe, recipe_at

@@ -11,12 +11,13 @@ import torch
 from ..arguments import Sample, UsageError, numbers
 from ..codec import Pixels
 from ..conditions import Captions
-from ..config import SamplingConfig, near, to_dict
+from ..config import SamplingConfig
 from ..console import Reporter
 from ..devices import pick_device
 from ..films import film
 from ..folder import DataCard, new_folder
 from ..generation import Order, class_rows, draw
+from ..kinds import near, to_dict
 from ..loading import Loaded, guided, load_run
 from ..pictures import grid, save_png
 from ..planning import sampling_with

@@ -20,12 +20,13 @@ from ..arguments import Spectra as Arguments
 from ..arguments import UsageError
 from ..assembly import splits_of
 from ..codec import Pixels
-from ..config import SamplingConfig, to_dict
+from ..config import SamplingConfig
 from ..console import Reporter, reading
 from ..data import fingerprint
 from ..devices import pick_device
 from ..generation import draw
 from ..grids import KarrasGrid
+from ..kinds import to_dict
 from ..loading import Loaded, load_run
 from ..page import write_page
 from ..planning import data_of

@@ -4,7 +4,8 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from ..config import AnyRun, near
+from ..config import AnyRun
+from ..kinds import near
 from . import comparison, digits, latents, report, survey, tutorials
 from .own_images import own_images
 

@@ -19,12 +19,13 @@ from ..assembly import (
 )
 from ..codec import Codec
 from ..conditions import Captions, Conditions, Nothing, cond_of
-from ..config import Run, SamplingConfig, to_dict
+from ..config import Run, SamplingConfig
 from ..data import ImageData
 from ..folder import DataCard
 from ..generation import Order, class_rows, draw
 from ..grids import KarrasGrid
 from ..importance import ImportanceSampled
+from ..kinds import to_dict
 from ..networks.describe import flops
 from ..solvers import DPMSolverPP2M
 from ..text import (
