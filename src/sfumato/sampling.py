@@ -86,9 +86,12 @@ def trajectory(
         return seen[-1]
 
     yield Point(times[0], x, None)
-    for t, s in pairwise(times.double().cpu()):
+    times = times.double().cpu()
+    ends_clean = bool(process.sigma(times[-1]) == 0)
+    for i, (t, s) in enumerate(pairwise(times)):
         seen.clear()
-        step = Step(denoise, process, x, t, s, memory, randn_like)
+        left = len(times) - 1 - i if ends_clean else None
+        step = Step(denoise, process, x, t, s, memory, randn_like, left)
         with torch.no_grad():
             x, memory = solver(step) if s < t else (_noise_again(step), None)
             x = project(x, s)

@@ -29,6 +29,7 @@ class Step(NamedTuple):
     s: Tensor  # ()
     memory: Any  # what this solver returned beside the x before this one; None at the start
     randn_like: RandnLike
+    left: int | None = None  # steps to clean data, this one included; None where that is not known
 
 
 class Solver(Protocol):
@@ -51,7 +52,7 @@ class DDIM:
             raise ValueError(f"eta = {self.eta}; it goes from 0 (DDIM) to 1 (DDPM).")
 
     def __call__(self, step: Step) -> tuple[Tensor, Any]:
-        denoise, process, x, t, s, memory, randn_like = step
+        denoise, process, x, t, s, memory, randn_like, _ = step
         p = denoise(x, t)
         alpha, sigma = process.alpha(s), process.sigma(s)
         # The posterior variance is lost * sigma^2; 1 - eta^2 lost is a sum of positive terms.
@@ -77,7 +78,7 @@ class Ancestral:
     variance_mix: float | None = 0.0
 
     def __call__(self, step: Step) -> tuple[Tensor, Any]:
-        denoise, process, x, t, s, memory, randn_like = step
+        denoise, process, x, t, s, memory, randn_like, _ = step
         p = denoise(x, t)
         mean, small = process.posterior(x, p.x0, t, s)
         if process.sigma(s) == 0:
@@ -97,7 +98,7 @@ class Euler:
     """First-order steps of the probability-flow ODE in the process's own time."""
 
     def __call__(self, step: Step) -> tuple[Tensor, Any]:
-        denoise, _, x, t, s, memory, _ = step
+        denoise, _, x, t, s, memory, _, _ = step
         return x + match_dims(s - t, x) * denoise(x, t).velocity, memory
 
 
@@ -111,7 +112,7 @@ class Heun:
     """
 
     def __call__(self, step: Step) -> tuple[Tensor, Any]:
-        denoise, process, x, t, s, memory, _ = step
+        denoise, process, x, t, s, memory, _, _ = step
         length = match_dims(s - t, x)
         slope = denoise(x, t).velocity
         x_euler = x + length * slope
@@ -128,7 +129,7 @@ class DPMSolverPP2M:
     """
 
     def __call__(self, step: Step) -> tuple[Tensor, Any]:
-        denoise, process, x, t, s, memory, _ = step
+        denoise, process, x, t, s, memory, _, _ = step
         x0 = denoise(x, t).x0
         h = (process.log_snr(s) - process.log_snr(t)) / 2
         estimate = x0
@@ -150,7 +151,7 @@ class EulerMaruyama:
     """
 
     def __call__(self, step: Step) -> tuple[Tensor, Any]:
-        denoise, process, x, t, s, memory, randn_like = step
+        denoise, process, x, t, s, memory, randn_like, _ = step
         alpha, sigma = process.alpha(t), process.sigma(t)
         if alpha == 0:
             raise ValueError(
@@ -182,7 +183,7 @@ class Churn:
     noise_scale: float = 1.0  # S_noise
 
     def __call__(self, step: Step) -> tuple[Tensor, Any]:
-        _, process, x, t, _, _, randn_like = step
+        _, process, x, t, _, _, randn_like, _ = step
         ratio = process.ratio(t)
         gamma = min(self.amount, 2**0.5 - 1)
         if gamma > 0 and self.min_ratio <= ratio <= self.max_ratio and ratio < float("inf"):
