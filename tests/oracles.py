@@ -124,6 +124,16 @@ def dpm_labels(steps: int, train_steps: int = 1000) -> list[int]:
     return np.linspace(0, train_steps - 1, steps + 1).round()[:0:-1].astype(int).tolist()
 
 
+def with_middles(process: DiscreteVP, grid: Labelled) -> Labelled:
+    """A grid on EDM's clock with the geometric mean of each two levels, at its fractional label."""
+    levels = grid.times[:-1].numpy()
+    middles = np.sqrt(levels[1:] * levels[:-1])
+    every = np.concatenate([levels, middles])
+    labels = np.concatenate([grid.labels, label_of(process, middles)])
+    down = np.argsort(-every)
+    return Labelled(grid.process, torch.tensor([*every[down], 0.0]), tuple(labels[down]))
+
+
 # ---- denoisers
 
 
@@ -178,18 +188,32 @@ def as_denoiser(raw: Raw, kind: str, grid: Labelled) -> NetworkDenoiser:
 
 
 def walk(
-    solver: Solver, denoiser: Denoiser, x: Tensor, times: Tensor, randn_like: RandnLike = no_noise
+    solver: Solver,
+    denoiser: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    randn_like: RandnLike = no_noise,
+    counted: bool = False,
+    memory: object = None,
 ) -> Tensor:
-    """The solver's formula between neighbours of times in any order: s > t inverts."""
-    memory = None
-    for t, s in pairwise(times):
-        step = Step(denoiser, denoiser.process, x, t, s, memory, randn_like)
+    """The solver's formula between neighbours of times in any order: s > t inverts.
+
+    counted: tell it how many steps are left, as where the grid ends at clean data.
+    """
+    for i, (t, s) in enumerate(pairwise(times)):
+        left = len(times) - 1 - i if counted else None
+        step = Step(denoiser, denoiser.process, x, t, s, memory, randn_like, left)
         x, memory = solver(step)
     return x
 
 
 def walk_scaled(
-    solver: Solver, denoiser: Denoiser, x: Tensor, times: Tensor, randn_like: RandnLike = no_noise
+    solver: Solver,
+    denoiser: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    randn_like: RandnLike = no_noise,
+    memory: object = None,
 ) -> Tensor:
     """Loop B of diffusers' tests: model *and* step are given x / sqrt(1 + sigma^2).
 
@@ -204,8 +228,8 @@ def walk_scaled(
         def denoise(y: Tensor, u: Tensor, t: Tensor = t) -> object:
             return denoiser(y if u == t else scaled(y, u), u)
 
-        step = Step(denoise, denoiser.process, scaled(x, t), t, s, None, randn_like)
-        x, _ = solver(step)
+        step = Step(denoise, denoiser.process, scaled(x, t), t, s, memory, randn_like)
+        x, memory = solver(step)
     return x
 
 
