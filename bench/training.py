@@ -1,0 +1,121 @@
+"""Images a second of a training step, ours and the peers', on the same network and batch.
+
+peer, as documented   fp32, the optimizer that its example has
+peer, at its best     bf16 autocast, channels_last, the fused optimizer and torch.compile, all
+                      combinations tried, the two fastest measured, the faster one shown
+ours                  as `sfumato train` runs it
+ours, fp32            the same without lower precision
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .cases import Case, cases
+from .options import Options, chosen, keep, say
+from .ours import Ours, ours
+from .peers import Missing, Peer, Tuning
+from .results import Row
+from .rounds import Facts, Runner, in_turn, trial
+
+ROUNDS = 25
+DOCUMENTED, BEST = "peer, as documented", "peer, at its best"
+OURS, OURS_FP32 = "ours", "ours, fp32"
+EVERY = [Tuning(*flags) for flags in itertools.product((False, True), repeat=4)]
+
+
+def run(options: Options) -> None:
+    if options.loss:
+        from . import curves
+
+        curves.run(options)
+        return
+    there = cases(options.quick)
+    for name in chosen(options, list(there)):
+        try:
+            keep("training", name, options, lambda name=name: measured(there[name], options))
+        except Missing as missing:
+            say(f"SKIPPED {name}: {missing}")
+
+
+def measured(case: Case, options: Options) -> tuple[Facts, list[Row], Facts]:
+    tried = tunings(case, options.quick)
+    finalists = sorted(tried, key=lambda tuning: tried[tuning])[:2]
+    runners: dict[str, Callable[[], float]] = {DOCUMENTED: Peer(case)}
+    runners |= {f"{BEST}: {tuning}": Peer(case, tuning) for tuning in finalists}
+    runners |= {OURS: step_of(case), OURS_FP32: step_of(case, "fp32")}
+    rounds = options.rounds or ROUNDS
+    seconds = in_turn([Runner(name, step) for name, step in runners.items()], rounds)
+    rows = [row_of(case, name, values) for name, values in seconds.items()]
+    kept = with_one_best(rows)
+    found = [with_facts(row, case, runners, options) for row in kept]
+    settings = {"words": case.words, "peer": case.peer, "batch": case.batch, "shape": case.shape}
+    trials = {str(tuning): case.batch / took for tuning, took in tried.items()}
+    return {**settings, "rounds": rounds}, found, {"tried_images_per_s": trials}
+
+
+def step_of(case: Case, precision: str = "auto") -> Ours:
+    return ours(case.network, case.batch, case.shape, precision, case.data())
+
+
+def tunings(case: Case, quick: bool) -> dict[Tuning, float]:
+    """Seconds a step of the peer under each combination of settings; with quick of a few."""
+    tried = {}
+    for tuning in EVERY[:15:14] if quick else EVERY:
+        tried[tuning] = trial(Peer(case, tuning))
+        say(f"  tried {tuning}: {case.batch / tried[tuning]:.2f} images/s")
+    return tried
+
+
+def row_of(case: Case, name: str, seconds: tuple[float, ...]) -> Row:
+    return Row(name, seconds, case.batch, "images", case.flops)
+
+
+def with_one_best(rows: list[Row]) -> list[Row]:
+    """Of the two finalists the one that was faster in the rounds, under the plain name."""
+    finalists = [row for row in rows if row.name.startswith(BEST)]
+    best = min(finalists, key=lambda row: row.median)
+    tuning = best.name.partition(": ")[2]
+    shown = Row(BEST, best.seconds, best.amount, best.unit, best.flops, {"tuning": tuning})
+    return [shown if row is best else row for row in rows if row is best or row not in finalists]
+
+
+def with_facts(
+    row: Row, case: Case, runners: dict[str, Callable[[], Any]], options: Options
+) -> Row:
+    """The row with its precision in words and the peak memory of a process of its own."""
+    facts = dict(row.facts)
+    step = runners.get(row.name)
+    if isinstance(step, Ours):
+        facts["precision"] = step.reason
+    facts |= memory_of(case, row.name, facts.get("tuning", ""), options.quick)
+    return Row(row.name, row.seconds, row.amount, row.unit, row.flops, facts)
+
+
+def memory_of(case: Case, name: str, tuning: str, quick: bool) -> Facts:
+    """Peak memory in MB of three steps in a fresh process, and what it held before the first."""
+    words = [case.name, name, tuning, *(["quick"] if quick else [])]
+    command = [sys.executable, "-m", "bench.memory", *words]
+    told = subprocess.run(command, capture_output=True, text=True)
+    if told.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{told.stderr[-2000:]}")
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def tuning_named(words: str) -> Tuning:
+    """The Tuning whose words these are."""
+    return next(tuning for tuning in EVERY if str(tuning) == words)
+
+
+def stepper(case: Case, name: str, tuning: str) -> Callable[[], float]:
+    """The step behind a row's name."""
+    makers: dict[str, Callable[[], Callable[[], float]]] = {
+        DOCUMENTED: lambda: Peer(case),
+        BEST: lambda: Peer(case, tuning_named(tuning)),
+        OURS: lambda: step_of(case),
+        OURS_FP32: lambda: step_of(case, "fp32"),
+    }
+    return makers[name]()
