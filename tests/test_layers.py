@@ -19,7 +19,7 @@ LAYERS = [
     {"prediction", "parameterization"},
     {"denoiser"},
     {"exact", "guidance", "solvers", "objective", "likelihood", "grids"},
-    {"bound", "sampling", "importance", "classification"},
+    {"bound", "sampling", "importance", "classification", "consistency"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # What may be used without any diffusion: it imports none of the layers.

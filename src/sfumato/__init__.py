@@ -25,6 +25,7 @@ _MODULES = {  # module: the public names in it
     "objective": "DataMSE Denoising DiscreteTimes EDMWeight LogitNormalTimes LogNormalTimes "
     "MinSNR OutputMSE UniformTimes draws stratified",
     "importance": "ImportanceSampled",
+    "consistency": "ConsistencyGrid ConsistencyTuning MultistepConsistency pseudo_huber",
     "bound": "Hybrid VariationalBound variational_bound",
     "likelihood": "bits_per_dim exact_divergence hutchinson log_likelihood",
     "evaluation": "flow_bits variational_bits",
@@ -61,6 +62,12 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .classification import ClassifierLoss, NoisyClassifier, log_prob_of
     from .codec import Pixels
     from .config import AutoencoderRun, ClassifierRun, DataConfig, Run, SamplingConfig
+    from .consistency import (
+        ConsistencyGrid,
+        ConsistencyTuning,
+        MultistepConsistency,
+        pseudo_huber,
+    )
     from .data import ImageData, load
     from .denoiser import Clipped, Denoiser, DynamicallyThresholded, NetworkDenoiser, OnProcess
     from .discrete import CosineBetas, DiscreteVP, LinearBetas, ScaledLinearBetas, SigmoidBetas

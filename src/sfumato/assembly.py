@@ -16,6 +16,7 @@ from torch import Tensor
 from .codec import Pixels
 from .conditions import Conditions, Labels, Nothing, cond_of
 from .config import ClassifierRun, DataConfig, NetworkConfig, Run
+from .consistency import at_progress
 from .console import reading
 from .data import ImageData, batch_indices, fingerprint, flip, flip_mask, generator_at, split
 from .denoiser import NetworkDenoiser
@@ -122,7 +123,8 @@ def loss_of(run: Run) -> Loss:
 
     def loss(model: torch.nn.Module, batch: Batch) -> Tensor:
         x0 = batch["x0"] if "x0" in batch else Pixels().encode(batch["images"])
-        return run.objective(model, x0, cond_of(batch), batch["u"], batch["eps"])  # type: ignore[arg-type]
+        objective = at_progress(run.objective, batch.get("progress"))
+        return objective(model, x0, cond_of(batch), batch["u"], batch["eps"])  # type: ignore[arg-type]
 
     return loss
 

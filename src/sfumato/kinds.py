@@ -20,6 +20,7 @@ from . import schedules as rates
 from .classification import ClassifierLoss
 from .codec import CodecConfig, Pixels
 from .config import RUNS, AnyRun, DataConfig, NetworkConfig, SamplingConfig
+from .consistency import ConsistencyGrid, ConsistencyTuning, MultistepConsistency
 from .importance import ImportanceSampled
 from .interop.limits import LARGEST, check_name, check_sizes, is_float, shown
 from .interop.reading import json_of
@@ -58,14 +59,15 @@ ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is ask
     ),
     objective.Objective: (
         *(objective.Denoising, bound.VariationalBound, bound.Hybrid, ImportanceSampled),
+        ConsistencyTuning,
     ),
     solvers.Solver: (
         *(solvers.DDIM, solvers.Ancestral, solvers.Euler, solvers.Heun, solvers.DPMSolverPP2M),
-        *(solvers.EulerMaruyama, solvers.Churn),
+        *(solvers.EulerMaruyama, solvers.Churn, MultistepConsistency),
     ),
     grids.Grid: (
         *(grids.UniformGrid, grids.KarrasGrid, grids.LeadingGrid, grids.TrailingGrid),
-        grids.LinspaceGrid,
+        *(grids.LinspaceGrid, ConsistencyGrid),
     ),
     NetworkConfig: (
         *(UNetConfig, UNet2DConfig, SDUNetConfig, DiTConfig, ADMConfig, LucidUNetConfig),

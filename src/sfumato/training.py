@@ -161,6 +161,12 @@ def split(batch: Batch, most: int | None) -> Iterator[Batch]:
         yield {name: rows[place] for name, rows in batch.items()}
 
 
+def with_progress(batch: Batch, progress: float) -> Batch:
+    """The batch with the share of the budget that is spent, (B,), for losses that change by it."""
+    rows = len(next(iter(batch.values())))
+    return {**batch, "progress": torch.full((rows,), progress, dtype=torch.float64)}
+
+
 def backward(
     model: nn.Module, loss: Loss, batch: Batch, most: int | None, peers: Peers = ALONE
 ) -> tuple[float, Tensor]:
@@ -200,7 +206,10 @@ def take_step(
     """
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
-    value, losses = backward(state.model, loss, batch, config.micro_batch, peers)
+    progress = config.progress(state.step, state.seconds)
+    value, losses = backward(
+        state.model, loss, with_progress(batch, progress), config.micro_batch, peers
+    )
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.grad_clip)
     grad_norm = getattr(norm, "full_tensor", lambda: norm)().item()  # of a model cut by FSDP2
     if not (abs(value) < float("inf") and grad_norm < float("inf")):
@@ -209,7 +218,7 @@ def take_step(
             "the weights are as they were before it. Usual causes: a learning rate that is too "
             "high (try --lr at a third), a value in the data that is not a number, fp16."
         )
-    lr = config.lr_at(state.step, config.progress(state.step, state.seconds))
+    lr = config.lr_at(state.step, progress)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.optimizer.step()
