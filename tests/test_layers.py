@@ -19,6 +19,7 @@ LAYERS = [
     {"prediction", "parameterization"},
     {"denoiser"},
     {"exact", "guidance", "solvers", "objective", "likelihood", "grids"},
+    {"multistep", "singlestep"},
     {"bound", "sampling", "importance", "classification", "consistency"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

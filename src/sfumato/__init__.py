@@ -20,6 +20,8 @@ _MODULES = {  # module: the public names in it
     "guidance": "ByClassifier ByGradient ClassifierFree Unconditional Within",
     "classification": "ClassifierLoss NoisyClassifier log_prob_of",
     "solvers": "DDIM Ancestral Churn DPMSolverPP2M Euler EulerMaruyama Heun Solver",
+    "multistep": "DEIS IPNDM LMS DPMSolverPP TimeDEIS UniPC",
+    "singlestep": "DPMSolver2",
     "grids": "karras_times leading_times linspace_times trailing_times uniform_times",
     "sampling": "SeededNoise back_and_forth known_region prior sample trajectory",
     "objective": "DataMSE Denoising DiscreteTimes EDMWeight LogitNormalTimes LogNormalTimes "
@@ -79,6 +81,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .importance import ImportanceSampled
     from .latents import AutoencoderCodec, LatentCodec
     from .likelihood import bits_per_dim, exact_divergence, hutchinson, log_likelihood
+    from .multistep import DEIS, IPNDM, LMS, DPMSolverPP, TimeDEIS, UniPC
     from .networks.adm import ADMConfig
     from .networks.autoencoder import AutoencoderConfig
     from .networks.classifier import ClassifierConfig
@@ -118,6 +121,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .process import Karras, LinearVP, Process, RectifiedFlow, SubVP, Trigonometric
     from .reconstruction import ReconstructionLoss, psnr
     from .sampling import SeededNoise, back_and_forth, known_region, prior, sample, trajectory
+    from .singlestep import DPMSolver2
     from .solvers import DDIM, Ancestral, Churn, DPMSolverPP2M, Euler, EulerMaruyama, Heun, Solver
     from .spectra import radial_power
     from .text import TextConfig

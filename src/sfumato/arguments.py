@@ -19,11 +19,29 @@ def _shown(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
-Sampler = Annotated[
-    Literal["heun", "dpm++2m", "ddim", "ddpm", "ddpm-large", "euler", "euler-maruyama", "churn"]
-    | None,
-    _shown("{heun,dpm++2m,ddim,ddpm,ddpm-large,euler,euler-maruyama,churn}"),
+SamplerName = Literal[
+    "heun",
+    "dpm++1",
+    "dpm++2m",
+    "dpm++3m",
+    "sde-dpm++2m",
+    "unipc",
+    "unipc3",
+    "deis",
+    "deis-t",
+    "lms",
+    "ipndm",
+    "kdpm2",
+    "kdpm2-ancestral",
+    "ddim",
+    "ddpm",
+    "ddpm-large",
+    "euler",
+    "euler-ancestral",
+    "euler-maruyama",
+    "churn",
 ]
+Sampler = Annotated[SamplerName | None, _shown("NAME")]
 GridName = Annotated[
     Literal["karras", "uniform", "leading", "trailing", "linspace"] | None,
     _shown("{karras,uniform,leading,trailing,linspace}"),
@@ -115,7 +133,7 @@ class Train:
     label_dropout: Number = None
     """Share of labels dropped in training, so that guidance works (0.1)."""
     sampler: Sampler = None
-    """For the previews and as the run's default."""
+    """For the previews and as the run's default; `sfumato sample --help` lists them."""
     sample_steps: Count = None
     """Solver steps, for the run's samples."""
     guidance: Number = None
@@ -160,7 +178,9 @@ class Sample:
     columns: int = 10
     """Images a row of the grid."""
     sampler: Sampler = None
-    """Default: the run's own."""
+    """heun, dpm++1, dpm++2m, dpm++3m, sde-dpm++2m, unipc, unipc3, deis, deis-t, lms, ipndm, kdpm2,
+    kdpm2-ancestral, ddim, ddpm, ddpm-large, euler, euler-ancestral, euler-maruyama or churn;
+    default the run's own."""
     steps: Count = None
     """Solver steps: more are slower and, up to a point, better."""
     grid: GridName = None

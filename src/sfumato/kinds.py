@@ -25,6 +25,7 @@ from .importance import ImportanceSampled
 from .interop.limits import LARGEST, check_name, check_sizes, is_float, shown
 from .interop.reading import json_of
 from .latents import AutoencoderCodec
+from .multistep import DEIS, IPNDM, LMS, DPMSolverPP, TimeDEIS, UniPC
 from .networks.adm import ADMConfig
 from .networks.autoencoder import AutoencoderConfig
 from .networks.classifier import ClassifierConfig
@@ -38,6 +39,7 @@ from .networks.unet import UNetConfig
 from .networks.unet2d import UNet2DConfig
 from .noising import ScaledInput, SigmoidSignal
 from .reconstruction import ReconstructionLoss
+from .singlestep import DPMSolver2
 from .text import TextConfig
 
 ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is asked for
@@ -63,6 +65,7 @@ ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is ask
     ),
     solvers.Solver: (
         *(solvers.DDIM, solvers.Ancestral, solvers.Euler, solvers.Heun, solvers.DPMSolverPP2M),
+        *(DPMSolverPP, UniPC, DEIS, TimeDEIS, LMS, IPNDM, DPMSolver2),
         *(solvers.EulerMaruyama, solvers.Churn, MultistepConsistency),
     ),
     grids.Grid: (

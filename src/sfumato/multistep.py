@@ -303,7 +303,8 @@ class IPNDM:
     its costly start.
 
     eps is extrapolated with the weights that Adams and Bashforth's method has on equal steps, like
-    3/2, -1/2, whatever the grid; so on a grid of unequal steps of sigma / alpha the order is 1.
+    3/2, -1/2, whatever the grid. So the order is `order` on equal steps of sigma / alpha, and 2 on
+    steps that change smoothly.
     """
 
     order: int = 4

@@ -15,8 +15,10 @@ from .devices import pick_device
 from .folder import DataCard, read_card
 from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
 from .kinds import loads, override, read_run, to_dict
+from .multistep import DEIS, IPNDM, LMS, DPMSolverPP, TimeDEIS, UniPC
 from .recipes import RECIPES, recipe_at
 from .recipes.own_images import NAME, own_images
+from .singlestep import DPMSolver2
 from .solvers import (
     DDIM,
     Ancestral,
@@ -31,11 +33,23 @@ from .tasks import TASKS
 
 SOLVERS: dict[str, Solver] = {
     "heun": Heun(),
+    "dpm++1": DPMSolverPP(1),
     "dpm++2m": DPMSolverPP2M(),
+    "dpm++3m": DPMSolverPP(3),
+    "sde-dpm++2m": DPMSolverPP(2, eta=1.0),
+    "unipc": UniPC(2),
+    "unipc3": UniPC(3),
+    "deis": DEIS(3),
+    "deis-t": TimeDEIS(3),
+    "lms": LMS(),
+    "ipndm": IPNDM(),
+    "kdpm2": DPMSolver2(),
+    "kdpm2-ancestral": DPMSolver2(eta=1.0),
     "ddim": DDIM(),
     "ddpm": Ancestral(),
     "ddpm-large": Ancestral(variance_mix=1.0),
     "euler": Euler(),
+    "euler-ancestral": DDIM(eta=1.0),
     "euler-maruyama": EulerMaruyama(),
     "churn": Churn(Heun(), amount=0.3, min_ratio=0.05, max_ratio=50.0, noise_scale=1.003),
 }
