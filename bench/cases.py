@@ -49,7 +49,7 @@ SMALL_UNET = UNet2DConfig(
     attention_up=(True, False),
     layers_per_block=1,
 )
-SMALL = {  # of --quick: the same code in seconds
+SMALL: dict[str, NetworkConfig] = {  # of --quick: the same code in seconds
     "diffusers": SMALL_UNET,
     "denoising-diffusion-pytorch": LucidUNetConfig(channels=16, multipliers=(1, 2)),
     "plain DiT": DiTConfig(in_channels=4, patch=4, classes=10, depth=2, width=64, heads=2),

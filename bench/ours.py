@@ -42,14 +42,14 @@ def ours(
     shape: tuple[int, int, int] = (3, 32, 32),
     precision: str = "auto",
     data: ImageData | None = None,
-    lr: float = 4e-4,
+    seed: int = 0,
 ) -> Ours:
     """The step of a run with that network on images of `shape`, `batch` of them at a time."""
     data = data or shaped(shape, 512, network.classes)
-    return Ours(run_of(network, batch, precision, lr), data)
+    return Ours(run_of(network, batch, precision, seed), data)
 
 
-def run_of(network: NetworkConfig, batch: int, precision: str, lr: float) -> Run:
+def run_of(network: NetworkConfig, batch: int, precision: str = "auto", seed: int = 0) -> Run:
     """DDPM's training with the cosine schedule, as source 000 has it, and sfumato's own loop."""
     return Run(
         name="bench",
@@ -58,7 +58,7 @@ def run_of(network: NetworkConfig, batch: int, precision: str, lr: float) -> Run
         parameterization=PredictNoise(time_scale=1000, time_offset=-1),
         objective=Denoising(DiscreteTimes(steps=1000)),
         network=network,
-        train=TrainConfig(steps=1_000_000, batch=batch, lr=lr),
+        train=TrainConfig(steps=1_000_000, batch=batch, lr=4e-4, seed=seed),
         precision=precision,
     )
 

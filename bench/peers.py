@@ -22,12 +22,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from sfumato.interop.diffusers_unet import unet_settings
 
 from .cases import Case
 from .plain_dit import PlainDiT
 
+UPDATE = "Optimizer and average"  # what the profiler shows of clipping, step and average
 INSTALL = (
     "denoising-diffusion-pytorch is not installed, so its rows are left out: pip install --no-deps "
     "--target DIR denoising-diffusion-pytorch einops ema-pytorch, and then PYTHONPATH=DIR"
@@ -93,9 +95,10 @@ class Peer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.tuning.bf16):
             loss = self.made.loss(clean)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.made.after()
+        with record_function(UPDATE):
+            nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimizer.step()
+            self.made.after()
         return loss.item()
 
 
@@ -105,10 +108,9 @@ def nothing() -> None:
 
 def of_diffusers(case: Case) -> Made:
     """UNet2DModel, DDPMScheduler, AdamW at 4e-4: source 000's loop. No average, as there."""
-    from diffusers import DDPMScheduler, UNet2DModel
-
-    model = UNet2DModel(**unet_settings(case.network, case.shape[1:]))  # type: ignore[arg-type]
-    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+    library = diffusers()
+    model = library.UNet2DModel(**unet_settings(case.network, case.shape[1:]))  # type: ignore[arg-type]
+    scheduler = library.DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
 
     def loss(clean: Tensor) -> Tensor:
         noise = torch.randn(clean.shape)
@@ -137,11 +139,9 @@ def of_lucid(case: Case) -> Made:
 
 def of_dit(case: Case) -> Made:
     """The authors' loop: AdamW at 1e-4 without decay, an average parameter by parameter."""
-    from diffusers import DDPMScheduler
-
     model = PlainDiT(case.network, case.shape[1])  # type: ignore[arg-type]
     average = copy.deepcopy(model).requires_grad_(False)
-    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    scheduler = diffusers().DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     classes = case.network.classes
 
     def loss(clean: Tensor) -> Tensor:
@@ -164,6 +164,11 @@ MAKERS: dict[str, Callable[[Case], Made]] = {
     "denoising-diffusion-pytorch": of_lucid,
     "plain DiT": of_dit,
 }
+
+
+def diffusers() -> Any:
+    """The module; imported late, since it takes seconds."""
+    return importlib.import_module("diffusers")
 
 
 def lucid() -> Any:

@@ -10,6 +10,8 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -23,8 +25,9 @@ from .training import BEST, DOCUMENTED, OURS, stepper
 
 STEPS = 5
 LIKELY = "bf16 autocast, channels_last, fused optimizer"
+UPDATING = r"fused_adam|foreach|Optimizer|lerp|linalg_vector_norm"  # and all within such
 KINDS = (  # the first whose pattern an operation's name holds
-    ("optimizer and average", r"fused_adam|foreach|Optimizer\.|lerp|_amp_|linalg_vector_norm"),
+    ("optimizer and average", UPDATING),
     ("convolution", r"conv"),
     ("matrix product", r"addmm|bmm|::mm|matmul|linear|attention|baddbmm|mkldnn_.*linear"),
     ("norms and activations", r"norm|silu|gelu|softmax|sigmoid|relu|dropout|var_mean|rsqrt"),
@@ -47,7 +50,7 @@ def run(options: Options) -> None:
     there = cases(options.quick)
     for name in chosen(options, list(there)):
         try:
-            keep("profile", name, options, lambda name=name: measured(there[name], options))
+            keep("profile", name, options, partial(measured, there[name], options))
         except Missing as missing:
             say(f"SKIPPED {name}: {missing}")
 
@@ -89,11 +92,12 @@ def profiled(step: Callable[[], object], steps: int) -> Facts:
     with profile(activities=[ProfilerActivity.CPU]) as record:
         for _ in range(steps):
             step()
-    each = {e.key: e.self_cpu_time_total / 1e3 / steps for e in record.key_averages()}
-    calls = {event.key: event.count / steps for event in record.key_averages()}
+    each: defaultdict[str, float] = defaultdict(float)
     kinds: defaultdict[str, float] = defaultdict(float)
-    for name, ms in each.items():
-        kinds[kind_of(name)] += ms
+    for event in record.events():
+        ms = event.self_cpu_time_total / 1e3 / steps
+        each[event.key] += ms
+        kinds[KINDS[0][0] if updates(event) else kind_of(event.key)] += ms
     primitives = onednn_times(step)
     moved = min(primitives.get("reorder", 0.0), kinds["convolution"] + kinds["matrix product"])
     share = moved / ((kinds["convolution"] + kinds["matrix product"]) or 1.0)
@@ -101,10 +105,19 @@ def profiled(step: Callable[[], object], steps: int) -> Facts:
         kinds[kind] *= 1 - share
     kinds[REPACKING] = moved
     dearest = sorted(each, key=lambda name: -each[name])[:25]
-    top = [{"name": n, "ms": round(each[n], 3), "calls": calls[n]} for n in dearest]
+    top = [{"name": name, "ms": round(each[name], 3)} for name in dearest]
     ordered = [*(kind for kind, _ in KINDS), REPACKING, OTHER]
     ms = {kind: round(kinds[kind], 3) for kind in ordered}
     return {"ms": ms, "onednn_ms": {k: round(v, 3) for k, v in primitives.items()}, "top": top}
+
+
+def updates(event: Any) -> bool:
+    """Whether an operation is called by the optimizer, the clipping or the average."""
+    while event is not None:
+        if re.search(UPDATING, event.key):
+            return True
+        event = event.cpu_parent
+    return False
 
 
 def onednn_times(step: Callable[[], object]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .cases import Case, cases
@@ -36,7 +37,7 @@ def run(options: Options) -> None:
     there = cases(options.quick)
     for name in chosen(options, list(there)):
         try:
-            keep("training", name, options, lambda name=name: measured(there[name], options))
+            keep("training", name, options, partial(measured, there[name], options))
         except Missing as missing:
             say(f"SKIPPED {name}: {missing}")
 

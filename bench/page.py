@@ -1,0 +1,322 @@
+"""docs/benchmarks.md and its plots, out of bench/results/*.json alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from . import plots
+from .ceiling import best, of_training
+from .machine import ROOT
+from .options import Options, say
+from .results import RESULTS, Part, Row, read
+from .scale import Cluster
+
+Parts = Mapping[str, Part]
+Everything = Mapping[str, Parts]
+HEAD = """# Benchmarks
+
+<!-- made by `python -m bench page` from bench/results/*.json: do not edit -->
+
+How fast this is, beside what people use now, on the same work, in turn, in one process: A B C A B C.
+A figure is the median over the rounds, in brackets its quartiles; a ratio is the median of the
+rounds' own ratios, so that whatever slowed the machine for a while slowed both. The share of the
+ceiling counts the model's FLOPs alone (three times forward), against what this machine's
+convolutions or matrix products reach in the same number format. Under each table stands the one
+command that makes it again; [what it was measured on](#measured-on) is at the end.
+"""
+TITLES = {
+    "ceiling": "Ceilings",
+    "training": "Training",
+    "loss": "The same losses",
+    "profile": "Where a step's time goes",
+    "input": "Images on their way in",
+    "sampling": "Sampling",
+    "startup": "Start-up",
+    "scale": "Scale",
+}
+INTRO = {
+    "ceiling": "The best rates found, in GFLOP/s, over widths of 64 to 512 and two batches.",
+    "training": "A step is: forget the gradients, forward, loss, backward, clip to 1, optimizer, and "
+    "the average of the weights where the peer's documentation has one (ours always). As documented: "
+    "fp32 and the optimizer of its example. At its best: bf16 autocast, channels_last, the fused "
+    "optimizer and torch.compile in all combinations, the fastest of them. Memory is the peak of a "
+    "process of its own.",
+    "loss": "Our precision against fp32 from the same seed, and fp32 from another seed as the "
+    "yardstick of chance. The last fifth's mean loss, compared with fp32's.",
+    "profile": "Milliseconds of a step by kind of work, by torch.profiler; layouts inside convolutions "
+    "and products are what oneDNN calls reorders.",
+    "input": "Waiting is the time until a step's batch is there, as a share of the whole.",
+    "sampling": "Class-conditional images, on one process, solver and guidance as the run has them.",
+    "startup": "From typing the command. `import torch` stands beside it, since nothing here can be "
+    "faster.",
+    "scale": "Our U-Net with widths 1-2-2, seconds a training step.",
+}
+
+
+def run(options: Options) -> None:
+    """Write the page into docs/, or, of results elsewhere, into that folder."""
+    own = options.out.resolve() == RESULTS.resolve()
+    write(options.out, ROOT / "docs" if own else options.out)
+
+
+def write(results: Path, docs: Path) -> Path:
+    """docs/benchmarks.md and docs/pictures/bench-*.png."""
+    everything = {bench: read(bench, results) for bench in TITLES}
+    found = {bench: parts for bench, parts in everything.items() if parts}
+    for bench, plot in plots.PLOTS.items():
+        if bench in found:
+            plots.save(plot(found[bench]), docs / "pictures" / f"bench-{bench}.png")
+    path = docs / "benchmarks.md"
+    path.write_text(page(found), "utf-8")
+    say(f"written to {path}")
+    return path
+
+
+def page(found: Everything) -> str:
+    sections = [section(bench, found) for bench in found]
+    return "\n".join([HEAD, *sections, measured_on(found)])
+
+
+def section(bench: str, found: Everything) -> str:
+    picture = f"![{TITLES[bench]}](pictures/bench-{bench}.png)\n" if bench in plots.PLOTS else ""
+    body = BODIES[bench](found)
+    return f"## {TITLES[bench]}\n\n{INTRO[bench]}\n\n{picture}\n{body}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *(["---:"] * (len(head) - 1))], *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def again(*parts: Part) -> str:
+    """The commands that measure the parts again."""
+    return "\n```bash\n" + "".join(f"{part.command}\n" for part in parts) + "```\n"
+
+
+def brackets(row: Row, digits: int = 3) -> str:
+    low, high = row.quartiles
+    return f"{row.median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def of_ceiling(found: Everything) -> str:
+    head = ["", "fp32 forward", "fp32 backward", "bf16 forward", "bf16 backward", "training, bf16"]
+    pairs = [(f, d) for f in ("fp32", "bf16") for d in ("forward", "backward")]
+    rows = [
+        [part.case, *(f"{best(part, *pair) / 1e9:.0f}" for pair in pairs)]
+        + [f"{of_training(part, 'bf16') / 1e9:.0f}"]
+        for part in found["ceiling"].values()
+    ]
+    return table(head, rows) + again(*found["ceiling"].values())
+
+
+def of_training_steps(found: Everything) -> str:
+    return "\n".join(one_network(part, found) for part in found["training"].values())
+
+
+def one_network(part: Part, found: Everything) -> str:
+    base = part.rows[0]
+    peak = {row.name: row.facts.get("peak_mb") for row in part.rows}
+    head = ["", "images/s", "times the first", "s a step", "share of the ceiling", "peak MB"]
+    rows = [
+        [
+            f"{row.name}{how(row)}",
+            f"{row.rate:.2f}",
+            f"{row.speedup_over(base):.2f}",
+            brackets(row),
+            share(row, part, found),
+            f"{peak[row.name]:,}" if peak[row.name] else "",
+        ]
+        for row in part.rows
+    ]
+    tried = part.more.get("tried_images_per_s", {})
+    each = "; ".join(f"{words} {rate:.1f}" for words, rate in tried.items())
+    more = f"\nTried of the peer, images/s in three steps: {each}.\n" if tried else ""
+    return f"### {plots.words_of(part)}: {part.settings['peer']}\n\n{table(head, rows)}{more}{again(part)}"
+
+
+def how(row: Row) -> str:
+    """The settings behind a row, in brackets."""
+    words = row.facts.get("tuning") or row.facts.get("precision", "").partition(",")[0]
+    return f" ({words})" if words else ""
+
+
+def number_format(row: Row) -> str:
+    words = row.facts.get("tuning") or row.facts.get("precision", "")
+    return "bf16" if words.startswith("bf16") else "fp32"
+
+
+def share(row: Row, part: Part, found: Everything) -> str:
+    """Of the ceiling of what the network mostly consists of, in the row's number format."""
+    ceiling = found.get("ceiling", {}).get(
+        "matmul" if "DiT" in part.settings["peer"] else "conv3x3"
+    )
+    if ceiling is None or not row.flops:
+        return ""
+    name = number_format(row)
+    return f"{row.flops_rate / of_training(ceiling, name):.0%} of {name}"
+
+
+def of_loss(found: Everything) -> str:
+    head = ["", "ours from fp32", "another seed from fp32", "data", "precision"]
+    rows = [
+        [
+            plots.words_of(part),
+            f"{part.more['from_fp32']:+.2%}",
+            f"{part.more['seed_from_seed']:+.2%}",
+            part.settings["data"],
+            part.more["reasons"]["ours"],
+        ]
+        for part in found["loss"].values()
+    ]
+    return table(head, rows) + again(*found["loss"].values())
+
+
+def of_profile(found: Everything) -> str:
+    parts = found["profile"].values()
+    kinds = list(next(iter(parts)).rows[0].facts["ms"])
+    rows = [
+        [f"{part.case}: {row.name}", *(f"{row.facts['ms'].get(kind, 0):.0f}" for kind in kinds)]
+        for part in parts
+        for row in part.rows
+    ]
+    return table(["ms a step", *kinds], rows) + again(*parts)
+
+
+def of_startup(found: Everything) -> str:
+    (part,) = found["startup"].values()
+    return seconds_table(part) + again(part)
+
+
+def seconds_table(part: Part, name: str = "") -> str:
+    return table([name, "s, median [quartiles]"], [[row.name, brackets(row)] for row in part.rows])
+
+
+def of_sampling(found: Everything) -> str:
+    (part,) = found["sampling"].values()
+    head = ["", "network calls an image", f"s for {part.settings['images']:,} images", "images/s"]
+    rows = [
+        [row.name, str(row.facts["nfe"]), brackets(row, 2), f"{row.rate:,.0f}"] for row in part.rows
+    ]
+    words = f"The run: `{part.settings['run']}`, {part.settings['precision']}.\n\n"
+    return words + table(head, rows) + again(part)
+
+
+def of_input(found: Everything) -> str:
+    parts, pieces = found["input"], []
+    if "folder" in parts:
+        part = parts["folder"]
+        pieces.append(
+            f"Training on {part.settings['words']}: **{part.more['waiting_share']:.1%}** of the time is "
+            f"spent waiting; reading all of them at the start took {part.more['reading_seconds']:.1f} s.\n\n"
+            + seconds_table(part, f"batch {part.settings['batch']}")
+            + again(part)
+        )
+    if "cold" in parts:
+        part = parts["cold"]
+        lines = "".join(f"    {line}\n" for line in part.more["first_lines"])
+        pieces.append(
+            f"\n{part.settings['words']}: {part.more['lines']} lines of progress, such as\n\n{lines}\n"
+            + seconds_table(part)
+            + again(part)
+        )
+    return "\n".join(pieces)
+
+
+def of_scale(found: Everything) -> str:
+    parts, pieces = found["scale"], []
+    axes = [part for part in parts.values() if "exponent" in part.more]
+    if axes:
+        rows = [
+            [
+                f"{part.case}: {part.settings['axis']}",
+                f"{part.rows[0].name} to {part.rows[-1].name}",
+                f"{part.rows[0].median:.3f} to {part.rows[-1].median:.3f}",
+                f"{part.more['exponent']:.2f}",
+                f"{part.more['exponent_of_last_two']:.2f}",
+            ]
+            for part in axes
+        ]
+        head = ["", "range", "s a step", "exponent", "of the last two"]
+        pieces.append(table(head, rows) + again(*axes))
+    if "processes" in parts:
+        pieces += [of_processes(parts["processes"]), on_paper(parts["processes"])]
+    return "\n".join(pieces)
+
+
+def of_processes(part: Part) -> str:
+    one, two = part.rows
+    ratio = two.speedup_over(one)
+    words = f"Two processes on the same cores: **{ratio:.2f}** times one (batch {part.settings['batch']}).\n\n"
+    return words + seconds_table(part, "seconds a step") + again(part)
+
+
+PAPER = """### On paper: 8 and 64 GPUs
+
+Not measured. A step of b images on each of n GPUs takes
+
+    compute  = b F / R                                  F: FLOPs of an image in training
+    exchange = 2 (n - 1) / n * 4 P / W + 2 (n - 1) l    a ring all-reduce of P float32 gradients
+    step     = compute + max(0, exchange - 0.6 compute)    0.6: the backward pass hides them
+
+and efficiency is compute / step. Counted here: {words}, P = {parameters:,}, F = {flops:.2f} GFLOP.
+Assumed: R = {rate:.0f} TFLOP/s a GPU (38 % of 788 measured in bf16 matrix products on an H200); W =
+200 GB/s between 8 GPUs of a machine, 40 GB/s a GPU between machines; l = 20 microseconds a hop.
+"""
+
+
+def on_paper(part: Part, rate: float = 300e12) -> str:
+    """Efficiency by GPUs and batch, and what binds first."""
+    paper = part.more["paper"]
+    parameters, flops = paper["parameters"], paper["flops_per_image"]
+    clusters = (Cluster(8, rate, 200e9), Cluster(64, rate, 40e9))
+    head = ["GPUs", "exchange, ms", *(f"batch {b} a GPU" for b in (16, 64, 256)), "hidden from"]
+    rows = [
+        [
+            str(cluster.gpus),
+            f"{1e3 * cluster.exchange(parameters):.2f}",
+            *(f"{cluster.efficiency(flops, b, parameters):.0%}" for b in (16, 64, 256)),
+            f"{cluster.least_batch(flops, parameters)} images a GPU",
+        ]
+        for cluster in clusters
+    ]
+    words = PAPER.format(
+        words=paper["words"], parameters=parameters, flops=flops / 1e9, rate=rate / 1e12
+    )
+    total = 64 * clusters[1].least_batch(flops, parameters)
+    closing = (
+        f"\nWhat binds first is the exchange between machines: it is hidden only from a global batch "
+        f"of {total:,} on. Below that gradients in bf16 halve it.\n"
+    )
+    return f"{words}\n{table(head, rows)}{closing}"
+
+
+def measured_on(found: Everything) -> str:
+    head = ["", "date", "commit", "machine", "load before, after", "others' share", "quiet"]
+    rows = []
+    for bench, parts in found.items():
+        for part in parts.values():
+            told = part.machine
+            share = told.get("others_share")
+            rows.append(
+                [
+                    f"{bench} {part.case}" if part.case != bench else bench,
+                    told["date"][:16].replace("T", " "),
+                    told["commit"],
+                    f"{told['cpu']}, {told['threads']} of {told['cores']} cores, torch {told['torch']}",
+                    f"{told['load_before'][0]}, {told['load_after'][0]}",
+                    "" if share is None else f"{share:.1%}",
+                    "**no**" if "warning" in told else "yes",
+                ]
+            )
+    return f"## Measured on\n\n{table(head, rows)}"
+
+
+BODIES: dict[str, Callable[[Everything], str]] = {
+    "ceiling": of_ceiling,
+    "training": of_training_steps,
+    "loss": of_loss,
+    "profile": of_profile,
+    "input": of_input,
+    "sampling": of_sampling,
+    "startup": of_startup,
+    "scale": of_scale,
+}

@@ -1,0 +1,190 @@
+"""The plots of docs/benchmarks.md, each made of the results' parts alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .profiling import KINDS, OTHER, REPACKING
+from .results import Part, Row
+
+Parts = Mapping[str, Part]
+DOTS_PER_INCH = 130
+GREY, BLUE, ORANGE, GREEN, DARK = "#b4bcc8", "#3b6ea5", "#e08214", "#1b7837", "#39424e"
+COLOURS = {
+    "peer, as documented": GREY,
+    "peer, at its best": ORANGE,
+    "ours": BLUE,
+    "ours, fp32": "#9dbcdb",
+}
+KIND_COLOURS = ("#762a83", "#3b6ea5", "#1b7837", "#e08214", "#b2182b", "#c9a227", "#7fb3d5", GREY)
+
+
+def figure(width: float, height: float, panels: int = 1, **settings: Any) -> tuple[Figure, Any]:
+    made = Figure(figsize=(width, height), layout="constrained")
+    axes = made.subplots(1, panels, squeeze=False, **settings)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=DARK, labelsize=8)
+    return made, axes
+
+
+def save(made: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+
+
+def words_of(part: Part) -> str:
+    return part.settings.get("words", part.case)
+
+
+def ceilings(parts: Parts) -> Figure:
+    """GFLOP/s by width, a panel a product."""
+    made, axes = figure(4 * len(parts), 3.2, len(parts), sharey=True)
+    styles = {"forward": "-", "backward": "--"}
+    for axis, part in zip(axes, parts.values(), strict=True):
+        for number_format, colour in (("fp32", GREY), ("bf16", BLUE)):
+            for direction, style in styles.items():
+                wanted = {"format": number_format, "direction": direction}
+                rows = [row for row in part.rows if wanted.items() <= row.facts.items()]
+                best = best_by_width(rows)
+                label = f"{number_format} {direction}"
+                values = [rate / 1e9 for rate in best.values()]
+                axis.plot(list(best), values, style, color=colour, marker="o", ms=3, label=label)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(list(best), [str(width) for width in best])
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("width", fontsize=8)
+        axis.set_title({"conv3x3": "3 x 3 convolution"}.get(part.case, "matrix product"), size=9)
+    axes[0].set_ylabel("GFLOP/s", fontsize=8)
+    axes[-1].legend(fontsize=7, frameon=False)
+    return made
+
+
+def best_by_width(rows: Sequence[Row]) -> dict[int, float]:
+    """The highest rate of each width, which is the second word of a row's name."""
+    best: dict[int, float] = {}
+    for row in rows:
+        width = int(row.name.split(", ")[1].split()[0])
+        best[width] = max(best.get(width, 0.0), row.flops_rate)
+    return best
+
+
+def speedups(parts: Parts) -> Figure:
+    """Images a second as multiples of the peer as documented; whiskers are quartiles."""
+    made, (axis,) = figure(7.2, 0.5 + 0.85 * len(parts))
+    for place, part in enumerate(parts.values()):
+        base = part.rows[0]
+        for index, row in enumerate(part.rows):
+            y = place + 0.2 * (index - 1.5)
+            value = row.speedup_over(base)
+            low, high = (row.median / s * value for s in reversed(row.quartiles))
+            label = row.name if place == 0 else None
+            axis.barh(y, value, 0.18, color=COLOURS.get(row.name, DARK), label=label)
+            axis.plot([low, high], [y, y], color=DARK, lw=0.8)
+            axis.annotate(f"{value:.2f}", (max(value, high), y), (3, 0), **OFFSET)
+    axis.axvline(1, color=DARK, lw=0.6)
+    axis.set_yticks(range(len(parts)), [words_of(part) for part in parts.values()])
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set_xlabel("images a second, as multiples of the peer as documented", fontsize=8)
+    made.legend(loc="outside upper center", ncols=4, fontsize=7, frameon=False)
+    return made
+
+
+OFFSET: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7}
+
+
+def losses(parts: Parts) -> Figure:
+    """Training losses, smoothed over a twentieth of the steps, a panel a case."""
+    made, axes = figure(4 * len(parts), 3.0, len(parts))
+    colours = (BLUE, DARK, ORANGE)
+    for axis, part in zip(axes, parts.values(), strict=True):
+        for (name, values), colour in zip(part.more["losses"].items(), colours, strict=False):
+            window = max(1, len(values) // 20)
+            smooth = np.convolve(values, np.ones(window) / window, "valid")
+            steps = np.arange(window, len(values) + 1)
+            axis.plot(steps, smooth, color=colour, lw=1.2, label=name)
+        axis.set_yscale("log")
+        axis.set_title(words_of(part), size=9)
+        axis.set_xlabel("step", fontsize=8)
+    axes[0].set_ylabel("loss", fontsize=8)
+    axes[0].legend(fontsize=7, frameon=False)
+    return made
+
+
+def profiles(parts: Parts) -> Figure:
+    """Milliseconds of a step by kind of work, stacked; a panel a case."""
+    made, axes = figure(8, 0.7 + 0.95 * len(parts))
+    made.clear()
+    panels = made.subplots(len(parts), 1, squeeze=False)[:, 0]
+    kinds = [*(kind for kind, _ in KINDS), REPACKING, OTHER]
+    for axis, part in zip(panels, parts.values(), strict=True):
+        axis.spines[["top", "right"]].set_visible(False)
+        left = np.zeros(len(part.rows))
+        for kind, colour in zip(kinds, KIND_COLOURS, strict=True):
+            values = np.array([row.facts["ms"].get(kind, 0.0) for row in part.rows])
+            label = kind if axis is panels[0] else None
+            axis.barh(range(len(part.rows)), values, left=left, color=colour, label=label)
+            left += values
+        axis.set_yticks(range(len(part.rows)), [row.name.partition(" (")[0] for row in part.rows])
+        axis.tick_params(colors=DARK, labelsize=8)
+        axis.invert_yaxis()
+        axis.set_title(words_of(part), size=9)
+    panels[-1].set_xlabel("ms a step", fontsize=8)
+    made.legend(loc="outside upper center", ncols=3, fontsize=7, frameon=False)
+    return made
+
+
+def scales(parts: Parts) -> Figure:
+    """Seconds a step along each axis, both logarithmic, with the fitted exponent."""
+    shown = [part for part in parts.values() if "exponent" in part.more]
+    made, axes = figure(3 * len(shown), 3.0, len(shown), sharey=True)
+    for axis, part in zip(axes, shown, strict=True):
+        values = [row.facts["value"] for row in part.rows]
+        seconds = [row.median for row in part.rows]
+        axis.loglog(values, seconds, "o-", color=BLUE, ms=4)
+        axis.set_xticks(values, [str(value) for value in values])
+        axis.minorticks_off()
+        axis.set_xlabel(part.case, fontsize=8)
+        axis.set_title(f"time ~ {part.case}^{part.more['exponent']:.2f}", size=9)
+    axes[0].set_ylabel("seconds a step", fontsize=8)
+    return made
+
+
+def imports(parts: Parts) -> Figure:
+    """Seconds of importing, by package."""
+    (part,) = parts.values()
+    found = part.more["imports"]
+    made, (axis,) = figure(6, 0.6 + 0.22 * len(found))
+    axis.barh(range(len(found)), list(found.values()), color=BLUE)
+    axis.set_yticks(range(len(found)), list(found))
+    axis.invert_yaxis()
+    axis.set_xlabel("seconds of importing its own modules", fontsize=8)
+    return made
+
+
+def samplings(parts: Parts) -> Figure:
+    """Seconds for all images by network calls an image."""
+    (part,) = parts.values()
+    made, (axis,) = figure(4.5, 3.0)
+    axis.plot([r.facts["nfe"] for r in part.rows], [r.median for r in part.rows], "o-", color=BLUE)
+    axis.set_ylim(bottom=0)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("network calls an image", fontsize=8)
+    axis.set_ylabel(f"seconds for {part.settings['images']:,} images", fontsize=8)
+    return made
+
+
+PLOTS: dict[str, Callable[[Parts], Figure]] = {
+    "ceiling": ceilings,
+    "training": speedups,
+    "loss": losses,
+    "profile": profiles,
+    "startup": imports,
+    "scale": scales,
+    "sampling": samplings,
+}
