@@ -60,7 +60,7 @@ def folder_of_jpegs(options: Options) -> tuple[Facts, list[Row], Facts]:
     with TemporaryDirectory() as name:
         folder, words = photographs(Path(name), options.quick)
         begun = time.perf_counter()
-        settings = ("network.channels=16",) if options.quick else ()
+        settings = ("network.channels=16", "network.head_channels=16") if options.quick else ()
         wanted = Train(source=str(folder), steps=1_000_000, batch=4 if options.quick else None)
         run, data = plan(replace(wanted, settings=settings))
         read = time.perf_counter() - begun

@@ -16,13 +16,14 @@ HEAD = """# Benchmarks
 
 <!-- made by `python -m bench page` from bench/results/*.json: do not edit -->
 
-How fast this is, beside what people use now, on the same work, in turn, in one process: A B C A B C.
+How fast this is, beside what people use now: the same work, in turn, in one process, A B C A B C.
 A figure is the median over the rounds, in brackets its quartiles; a ratio is the median of the
 rounds' own ratios, so that whatever slowed the machine for a while slowed both. The share of the
 ceiling counts the model's FLOPs alone (three times forward), against what this machine's
 convolutions or matrix products reach in the same number format. Under each table stands the one
 command that makes it again; [what it was measured on](#measured-on) is at the end.
 """
+NOTHING = "Nothing has been measured yet: `python -m bench --help` says what can be.\n"
 TITLES = {
     "ceiling": "Ceilings",
     "training": "Training",
@@ -35,18 +36,18 @@ TITLES = {
 }
 INTRO = {
     "ceiling": "The best rates found, in GFLOP/s, over widths of 64 to 512 and two batches.",
-    "training": "A step is: forget the gradients, forward, loss, backward, clip to 1, optimizer, and "
-    "the average of the weights where the peer's documentation has one (ours always). As documented: "
-    "fp32 and the optimizer of its example. At its best: bf16 autocast, channels_last, the fused "
-    "optimizer and torch.compile in all combinations, the fastest of them. Memory is the peak of a "
-    "process of its own.",
+    "training": "A step is: forget the gradients, forward, loss, backward, clip to 1, optimizer, "
+    "and the average of the weights where the peer's documentation has one (ours always). As "
+    "documented: fp32 and the optimizer of its example. At its best: bf16 autocast, channels_last, "
+    "the fused optimizer and torch.compile in all combinations, the fastest of them. Memory is the "
+    "peak of a process of its own.",
     "loss": "Our precision against fp32 from the same seed, and fp32 from another seed as the "
     "yardstick of chance. The last fifth's mean loss, compared with fp32's.",
-    "profile": "Milliseconds of a step by kind of work, by torch.profiler; layouts inside convolutions "
-    "and products are what oneDNN calls reorders.",
+    "profile": "Milliseconds of a step by kind of work, by torch.profiler; layouts inside "
+    "convolutions and products are what oneDNN calls reorders.",
     "input": "Waiting is the time until a step's batch is there, as a share of the whole.",
-    "sampling": "Class-conditional images, on one process, solver and guidance as the run has them.",
-    "startup": "From typing the command. `import torch` stands beside it, since nothing here can be "
+    "sampling": "Class-conditional images by one process; solver and guidance as the run has them.",
+    "startup": "From typing the command. `import torch` stands beside it: nothing here can be "
     "faster.",
     "scale": "Our U-Net with widths 1-2-2, seconds a training step.",
 }
@@ -72,7 +73,7 @@ def write(results: Path, docs: Path) -> Path:
 
 
 def page(found: Everything) -> str:
-    sections = [section(bench, found) for bench in found]
+    sections = [section(bench, found) for bench in found] or [NOTHING]
     return "\n".join([HEAD, *sections, measured_on(found)])
 
 
@@ -100,11 +101,10 @@ def brackets(row: Row, digits: int = 3) -> str:
 def of_ceiling(found: Everything) -> str:
     head = ["", "fp32 forward", "fp32 backward", "bf16 forward", "bf16 backward", "training, bf16"]
     pairs = [(f, d) for f in ("fp32", "bf16") for d in ("forward", "backward")]
-    rows = [
-        [part.case, *(f"{best(part, *pair) / 1e9:.0f}" for pair in pairs)]
-        + [f"{of_training(part, 'bf16') / 1e9:.0f}"]
-        for part in found["ceiling"].values()
-    ]
+    rows = []
+    for part in found["ceiling"].values():
+        rates = [*(best(part, *pair) for pair in pairs), of_training(part, "bf16")]
+        rows.append([part.case, *(f"{rate / 1e9:.0f}" for rate in rates)])
     return table(head, rows) + again(*found["ceiling"].values())
 
 
@@ -130,7 +130,8 @@ def one_network(part: Part, found: Everything) -> str:
     tried = part.more.get("tried_images_per_s", {})
     each = "; ".join(f"{words} {rate:.1f}" for words, rate in tried.items())
     more = f"\nTried of the peer, images/s in three steps: {each}.\n" if tried else ""
-    return f"### {plots.words_of(part)}: {part.settings['peer']}\n\n{table(head, rows)}{more}{again(part)}"
+    title = f"### {plots.words_of(part)}: {part.settings['peer']}"
+    return f"{title}\n\n{table(head, rows)}{more}{again(part)}"
 
 
 def how(row: Row) -> str:
@@ -146,9 +147,8 @@ def number_format(row: Row) -> str:
 
 def share(row: Row, part: Part, found: Everything) -> str:
     """Of the ceiling of what the network mostly consists of, in the row's number format."""
-    ceiling = found.get("ceiling", {}).get(
-        "matmul" if "DiT" in part.settings["peer"] else "conv3x3"
-    )
+    product = "matmul" if "DiT" in part.settings["peer"] else "conv3x3"
+    ceiling = found.get("ceiling", {}).get(product)
     if ceiling is None or not row.flops:
         return ""
     name = number_format(row)
@@ -204,17 +204,19 @@ def of_input(found: Everything) -> str:
     parts, pieces = found["input"], []
     if "folder" in parts:
         part = parts["folder"]
+        words, more = part.settings["words"], part.more
         pieces.append(
-            f"Training on {part.settings['words']}: **{part.more['waiting_share']:.1%}** of the time is "
-            f"spent waiting; reading all of them at the start took {part.more['reading_seconds']:.1f} s.\n\n"
+            f"Training on {words}: **{more['waiting_share']:.1%}** of the time is spent waiting; "
+            f"reading all of them at the start took {more['reading_seconds']:.1f} s.\n\n"
             + seconds_table(part, f"batch {part.settings['batch']}")
             + again(part)
         )
     if "cold" in parts:
         part = parts["cold"]
         lines = "".join(f"    {line}\n" for line in part.more["first_lines"])
+        such = f", such as\n\n{lines}" if lines else "."
         pieces.append(
-            f"\n{part.settings['words']}: {part.more['lines']} lines of progress, such as\n\n{lines}\n"
+            f"\n{part.settings['words']}: {part.more['lines']} lines of progress{such}\n\n"
             + seconds_table(part)
             + again(part)
         )
@@ -245,7 +247,8 @@ def of_scale(found: Everything) -> str:
 def of_processes(part: Part) -> str:
     one, two = part.rows
     ratio = two.speedup_over(one)
-    words = f"Two processes on the same cores: **{ratio:.2f}** times one (batch {part.settings['batch']}).\n\n"
+    batch = part.settings["batch"]
+    words = f"Two processes on the same cores: **{ratio:.2f}** times one (batch {batch}).\n\n"
     return words + seconds_table(part, "seconds a step") + again(part)
 
 
@@ -283,8 +286,8 @@ def on_paper(part: Part, rate: float = 300e12) -> str:
     )
     total = 64 * clusters[1].least_batch(flops, parameters)
     closing = (
-        f"\nWhat binds first is the exchange between machines: it is hidden only from a global batch "
-        f"of {total:,} on. Below that gradients in bf16 halve it.\n"
+        f"\nWhat binds first is the exchange between machines: it is hidden only from a global "
+        f"batch of {total:,} on. Below that gradients in bf16 halve it.\n"
     )
     return f"{words}\n{table(head, rows)}{closing}"
 
@@ -301,7 +304,8 @@ def measured_on(found: Everything) -> str:
                     f"{bench} {part.case}" if part.case != bench else bench,
                     told["date"][:16].replace("T", " "),
                     told["commit"],
-                    f"{told['cpu']}, {told['threads']} of {told['cores']} cores, torch {told['torch']}",
+                    f"{told['cpu']}, {told['threads']} of {told['cores']} cores, torch "
+                    f"{told['torch']}",
                     f"{told['load_before'][0]}, {told['load_after'][0]}",
                     "" if share is None else f"{share:.1%}",
                     "**no**" if "warning" in told else "yes",

@@ -5,6 +5,8 @@ arithmetic and the parameters' names are those of sfumato.networks.DiT, so that 
 load_state_dict; the buffer of positions is computed once, as theirs is.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,8 +77,9 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        k = torch.arange(128, dtype=torch.float32, device=t.device)
-        angles = t[:, None].float() * torch.exp(-torch.log(torch.tensor(10_000.0)) * k / 128)
+        t = t.to(self.mlp[0].weight.dtype)  # type: ignore[arg-type]
+        k = torch.arange(128, dtype=t.dtype, device=t.device)
+        angles = t[:, None] * torch.exp(-math.log(10_000) * k / 128)
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 

@@ -118,8 +118,7 @@ def losses(parts: Parts) -> Figure:
 
 def profiles(parts: Parts) -> Figure:
     """Milliseconds of a step by kind of work, stacked; a panel a case."""
-    made, axes = figure(8, 0.7 + 0.95 * len(parts))
-    made.clear()
+    made = Figure(figsize=(8, 0.7 + 0.95 * len(parts)), layout="constrained")
     panels = made.subplots(len(parts), 1, squeeze=False)[:, 0]
     kinds = [*(kind for kind, _ in KINDS), REPACKING, OTHER]
     for axis, part in zip(panels, parts.values(), strict=True):

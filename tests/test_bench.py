@@ -1,0 +1,254 @@
+"""The benchmarks: their arithmetic, their page, and that peers and we are given the same work."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import page, profiling, rounds, scale, startup
+from bench.cases import Case, cases
+from bench.ours import Ours, ours
+from bench.peers import Peer
+from bench.plain_dit import PlainDiT
+from bench.results import Part, Row, from_json, put, read, to_json
+from sfumato.networks import DiTConfig, UNet2DConfig
+
+MACHINE = {
+    "cpu": "a processor",
+    "threads": 2,
+    "cores": 2,
+    "torch": "2.13.0",
+    "commit": "0123456789ab",
+    "date": "2026-01-02T03:04:05+00:00",
+    "load_before": [0.1, 0.2, 0.3],
+    "load_after": [1.9, 1.0, 0.5],
+    "others_share": 0.003,
+}
+SLOW = Row("peer, as documented", (2.0, 8.0, 3.0), 16, "images", 3e9, {"peak_mb": 1500})
+FAST = Row("ours", (1.0, 2.0, 3.0), 16, "images", 3e9, {"peak_mb": 900, "precision": "bf16: here"})
+
+
+def part(case: str, *rows: Row, more: dict | None = None, **settings: object) -> Part:
+    return Part(case, f"python -m bench x --only {case}", MACHINE, settings, rows, more or {})
+
+
+def ceiling(case: str) -> Part:
+    rates = {("fp32", "forward"): 2, ("fp32", "backward"): 1, ("bf16", "forward"): 4}
+    rates |= {("bf16", "backward"): 2}
+    rows = (
+        Row(
+            f"{f}, 64 wide, batch 16, {d}",
+            (1.0,),
+            1,
+            "calls",
+            r * 1e9,
+            {"format": f, "direction": d},
+        )
+        for (f, d), r in rates.items()
+    )
+    return part(case, *rows)
+
+
+def all_parts() -> dict[str, list[Part]]:
+    """Made-up results of every benchmark."""
+    words = {"words": "a network, batch 16", "peer": "diffusers", "batch": 16}
+    spent = {"ms": dict.fromkeys([k for k, _ in profiling.KINDS] + ["other"], 3.0)}
+    losses = {name: [1.0, 0.5, 0.25] for name in ("ours", "ours, fp32", "another")}
+    loss = {
+        "losses": losses,
+        "reasons": {"ours": "bf16"},
+        "from_fp32": 0.01,
+        "seed_from_seed": -0.02,
+    }
+    paper = {"paper": {"words": "a U-Net", "parameters": 10**7, "flops_per_image": 3e10}}
+    axis = [Row(str(v), (v / 8, v / 4), 8, "images", 1.0, {"value": v}) for v in (16, 32)]
+    fits = {"exponent": 1.0, "exponent_of_last_two": 1.0}
+    waits = {"waiting_share": 0.011, "reading_seconds": 2.0, "images": 9}
+    return {
+        "ceiling": [ceiling("matmul"), ceiling("conv3x3")],
+        "training": [
+            part("unet2d-16", SLOW, FAST, more={"tried_images_per_s": {"fp32": 8}}, **words)
+        ],
+        "loss": [part("unet2d-16", more=loss, data="digits", steps=3, **words)],
+        "profile": [part("unet2d-16", replace(SLOW, facts=spent), **words)],
+        "input": [
+            part("folder", FAST, more=waits, **words),
+            part("cold", FAST, more={"lines": 2, "first_lines": ["reading images: 5"]}, **words),
+        ],
+        "sampling": [
+            part(
+                "sampling", replace(FAST, facts={"nfe": 6}), images=1000, run="x", precision="bf16"
+            )
+        ],
+        "startup": [part("startup", FAST, more={"imports": {"torch": 1.2, "numpy": 0.1}})],
+        "scale": [
+            part("resolution", *axis, more=fits, axis="side"),
+            part("processes", SLOW, FAST, more=paper, batch=64),
+        ],
+    }
+
+
+def test_results_are_read_back_as_they_were():
+    parts = {"a": part("a", SLOW, FAST, more={"x": [1, 2]}, rounds=3)}
+    assert from_json(to_json("training", parts)) == parts
+
+
+def test_a_part_that_is_measured_again_takes_the_place_of_the_old_one(tmp_path):
+    for case, row in (("a", SLOW), ("b", SLOW), ("a", FAST)):
+        put("training", part(case, row), tmp_path)
+    assert {case: p.rows for case, p in read("training", tmp_path).items()} == {
+        "a": (FAST,),
+        "b": (SLOW,),
+    }
+
+
+def test_a_file_of_another_schema_is_refused():
+    with pytest.raises(ValueError, match="schema 7; 1 is read here"):
+        from_json('{"schema": 7, "parts": {}}')
+
+
+def test_contestants_take_turns_and_each_turn_is_timed():
+    called, now = [], [0.0]
+
+    def step(name: str, seconds: float):
+        def act() -> None:
+            called.append(name)
+            now[0] += seconds
+
+        return rounds.Runner(name, act)
+
+    runners = [step("a", 1.0), step("b", 3.0)]
+    found = rounds.in_turn(runners, 2, warm=1, repeats=2, clock=lambda: now[0])
+    assert called == ["a", "b", *"aabb", *"aabb"]
+    assert found == {"a": (2.0, 2.0), "b": (6.0, 6.0)}
+
+
+def test_a_ratio_is_the_median_of_the_rounds_own_ratios():
+    assert FAST.speedup_over(SLOW) == 2.0  # of 2, 4 and 1; the medians' ratio would be 1.5
+    assert (FAST.median, FAST.quartiles) == (2.0, (1.5, 2.5))
+    assert (FAST.rate, FAST.flops_rate) == (8.0, 1.5e9)
+    assert replace(FAST, amount=32).speedup_over(SLOW) == 4.0
+    with pytest.raises(ValueError, match="3 rounds against 1"):
+        FAST.speedup_over(replace(SLOW, seconds=(1.0,)))
+
+
+def test_the_page_says_what_the_files_say(tmp_path):
+    for bench, parts in all_parts().items():
+        for one in parts:
+            put(bench, one, tmp_path)
+    text = page.write(tmp_path, tmp_path / "docs").read_text("utf-8")
+    assert set(all_parts()) == set(page.TITLES)
+    assert "| ours (bf16: here) | 8.00 | 2.00 | 2.000 [1.500, 2.500] | 62% of bf16 | 900 |" in text
+    assert (
+        "| peer, as documented | 5.33 | 1.00 | 3.000 [2.500, 5.500] | 83% of fp32 | 1,500 |" in text
+    )
+    assert "**1.1%** of the time" in text
+    every = [one for parts in all_parts().values() for one in parts]
+    assert [one.command for one in every if f"\n{one.command}\n" not in text] == []
+    pictures = re.findall(r"\]\((pictures/[^)]+)\)", text)
+    assert len(pictures) == len(page.plots.PLOTS)
+    assert all((tmp_path / "docs" / path).stat().st_size > 5000 for path in pictures)
+
+
+def test_a_machine_that_was_not_quiet_is_named(tmp_path):
+    loud = replace(ceiling("matmul"), machine={**MACHINE, "warning": "others were busy"})
+    put("ceiling", loud, tmp_path)
+    text = page.page({"ceiling": read("ceiling", tmp_path)})
+    assert "| 0.3% | **no** |" in text
+
+
+def test_training_is_a_third_forward_and_two_thirds_backward():
+    assert page.of_training(ceiling("matmul"), "fp32") == pytest.approx(3e9 / (1 / 2 + 2 / 1))
+
+
+def test_exponents_and_paper_clusters():
+    assert scale.exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    cluster = scale.Cluster(8, rate=1e12, bandwidth=1e9, latency=0.0, hidden=0.5)
+    assert cluster.exchange(10**6) == pytest.approx(2 * 7 / 8 * 4e6 / 1e9)  # 7 ms
+    assert cluster.efficiency(1e9, 4, 10**6) == pytest.approx(4 / (4 + 7 - 2))
+    assert cluster.efficiency(1e9, 14, 10**6) == 1.0
+    assert cluster.least_batch(1e9, 10**6) == 14
+
+
+def test_the_work_behind_an_operation():
+    kinds = {
+        "aten::mkldnn_convolution": "convolution",
+        "aten::convolution_backward": "convolution",
+        "aten::addmm": "matrix product",
+        "aten::_scaled_dot_product_flash_attention_for_cpu": "matrix product",
+        "aten::native_group_norm_backward": "norms and activations",
+        "aten::copy_": "copies, casts, layouts",
+        "aten::_fused_adamw_": "optimizer and average",
+        "aten::add_": "sums and products",
+        "something new": "other",
+    }
+    assert {name: profiling.kind_of(name) for name in kinds} == kinds
+
+
+def test_reports_of_others_are_read():
+    verbose = [
+        "onednn_verbose,v1,info,cpu,runtime:OpenMP,nthr:2\n",
+        "onednn_verbose,v1,primitive,exec,cpu,reorder,jit:uni,undef,src:f32,,,16x16,0.25\n",
+        "onednn_verbose,v1,primitive,exec,cpu,reorder,jit:uni,undef,src:f32,,,16x16,0.5\n",
+    ]
+    assert profiling.sums_of(verbose) == {"reorder": 0.75}
+    report = "import time: self [us] | cumulative | imported package\n"
+    report += "import time:       200 |        300 |     torch.nn\nother words\n"
+    report += "import time:       100 |        400 |   torch\nimport time:        50 |  50 | re\n"
+    assert startup.by_package(report, 1) == {"torch": 0.0003}
+
+
+def test_the_plain_dit_computes_what_ours_does():
+    config = DiTConfig(in_channels=4, patch=2, depth=2, width=32, heads=2, classes=3)
+    torch.manual_seed(0)
+    network, plain = config.build().double(), PlainDiT(config, 8).double()
+    for parameter in network.parameters():
+        parameter.data.normal_(std=0.2)
+    plain.load_state_dict(network.state_dict())
+    x, labels = torch.randn(3, 4, 8, 8).double(), torch.tensor([0, 3, 2])
+    times = torch.tensor([0.0, 417.0, 999.0]).double()  # in float32 their sines differ by 1e-4
+    own, theirs = network(x, times, labels), plain(x, times, labels)
+    assert own.std() > 0.1
+    torch.testing.assert_close(own, theirs, rtol=0, atol=1e-6 * own.abs().max().item())
+
+
+def test_ours_and_diffusers_take_the_same_training_step(monkeypatch):
+    network = UNet2DConfig(block_out_channels=(32, 32), attention_down=(False, True))
+    network = replace(network, attention_up=(True, False), layers_per_block=1)
+    case = Case("tiny", "tiny", "diffusers", network, 3, (3, 16, 16))
+    own, peer = ours(network, 3, case.shape, "fp32"), Peer(case)
+    own.state.model.network.load_state_dict(peer.made.network.state_dict())
+    batch = own.batch_at(0)
+    run = own.task.run
+    times = run.objective.times(run.process, batch["u"])
+    monkeypatch.setattr(torch, "randn", lambda *_: batch["eps"])
+    monkeypatch.setattr(torch, "randint", lambda *_: (1000 * times - 1).round().long())
+    theirs = peer.made.loss(batch["images"].float() / 127.5 - 1)
+    loss = own.task.loss(own.state.model, batch).mean()
+    theirs.backward()
+    loss.backward()
+    torch.testing.assert_close(loss, theirs, rtol=1e-5, atol=0)
+    gradients = {n: p.grad for n, p in own.state.model.network.named_parameters()}
+    for name, parameter in peer.made.network.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_of_ours_trains():
+    case = cases(quick=True)["dit-64"]
+    step = ours(case.network, 2, case.shape, "fp32")
+    before = [p.clone() for p in step.state.model.parameters()]
+    assert step() > 0
+    assert isinstance(step, Ours)
+    assert step.state.step == 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, step.state.model.parameters()))
+
+
+def test_quick_looks_never_reach_the_results(capsys, monkeypatch):
+    from bench.__main__ import main
+
+    monkeypatch.setattr("sys.argv", ["bench", "ceiling", "--quick"])
+    assert main() == 2
+    assert "--quick measures nothing worth keeping" in capsys.readouterr().err
+    assert not any("quick" in path.name for path in Path(page.RESULTS).glob("*"))
