@@ -64,6 +64,7 @@ def run() -> None:
     warnings.formatwarning = lambda message, *rest, **more: f"note: {message}\n"  # no file, no line
     from .arguments import UsageError
     from .parsing import parse
+    from .places import check_names
     from .storage import DamagedError
 
     if sys.argv[1:] in (["--version"], ["version"]):
@@ -73,6 +74,7 @@ def run() -> None:
         return
     try:
         command = parse(sys.argv[1:])
+        check_names(command)  # before torch is imported, which takes as long as all else together
         module, function = RUNNERS[type(command).__name__]
         getattr(import_module(f".commands.{module}", __package__), function)(command)
     except (UsageError, ValueError, OSError, DamagedError) as error:

@@ -17,6 +17,7 @@ from typing import Any
 from . import disk
 from .interop.limits import shown
 from .interop.reading import json_of
+from .places import find as find
 from .storage import write_file
 
 LARGEST_COUNT = 10**12  # of images, and of pixels to a side
@@ -32,24 +33,6 @@ def new_folder(root: Path, name: str) -> Path:
             continue
         return path
     raise OSError(f"no free name like {name} is left in {root}.")
-
-
-def find(run: str, root: Path = Path("runs")) -> Path:
-    """The folder of a run given as a path, as a name in `root`, or as "last" (newest there).
-
-    Raises: FileNotFoundError that lists what is there.
-    """
-    known = sorted(root.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    if run == "last" and known:
-        return known[-1].parent
-    for path in (Path(run), root / run):
-        if (path / "run.json").is_file():
-            return path
-    there = ", ".join(str(path.parent) for path in known[-8:]) or "none yet"
-    raise FileNotFoundError(
-        f"{run!r} is no run: no run.json is in it. Runs in {root}/: {there}. "
-        "Give one of them, or 'last' for the newest."
-    )
 
 
 @dataclass(frozen=True)

@@ -183,14 +183,16 @@ class Session:
         path.parent.mkdir(exist_ok=True)
         self.save_grid(state, shown, path)
         np.save(path.with_suffix(".npy"), shown.images.numpy())  # for spectra: a PNG has labels
-        self.draw_losses(state)
+        if state.step:  # before it there is no curve yet, and drawing it would delay the first step
+            self.draw_losses(state)
 
     def _evaluate(self, state: TrainState) -> None:
         if self.held_out is None:
             return
         most, loss = self.run.train.micro_batch or self.run.train.batch, self.task.loss
         raw = losses_of(state.model, loss, self.held_out, most)
-        average = losses_of(state.average, loss, self.held_out, most)
+        # Before the first step the average is the weights: once is enough, and training begins.
+        average = losses_of(state.average, loss, self.held_out, most) if state.step else raw
         row: dict[str, Any] = {"kind": "held_out", "step": state.step}
         row |= {"images": state.step * self.run.train.batch, "seconds": round(state.seconds, 3)}
         row |= {"raw": raw.mean().item(), "ema": average.mean().item()}

@@ -5,9 +5,8 @@ name ("digits", "mnist", ...) -> path -> what lies there -> arrays or files -> I
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -17,40 +16,13 @@ from sfumato.data.arrays import CHANNELS, Arrays
 from sfumato.data.containers import Container, open_container
 from sfumato.data.decoding import Progress, decode_all, fit_all
 from sfumato.data.images import Size
+from sfumato.data.places import find, spelt
 from sfumato.data.quarantine import USUAL, Tolerance, judge
 from sfumato.data.record import ImageData, spread, subset
 from sfumato.data.sizes import enlarged_note
 from sfumato.data.trees import Listing, list_images, take
 
-KNOWN = {  # where the well-known sets are usually unpacked, below each of `_homes`
-    "mnist": ("mnist", "MNIST/raw"),
-    "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw"),
-    "cifar10": (
-        *("cifar10", "cifar-10-batches-py", "cifar-10-batches-bin"),
-        *("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"),
-    ),
-    "cifar100": (
-        *("cifar100", "cifar-100-python", "cifar-100-binary"),
-        *("cifar-100-python.tar.gz", "cifar-100-binary.tar.gz"),
-    ),
-    "stl10": ("stl10", "stl10_binary", "stl10_binary.tar.gz"),
-    "celeba": (
-        *("celeba/img_align_celeba", "celeba/img_align_celeba.zip", "celeba"),
-        *("img_align_celeba", "img_align_celeba.zip"),
-    ),
-    "twemoji": ("twemoji",),
-}
 _FORMS = (idx, cifar, cifar100, stl10)  # each knows its files by their names
-_DEBIAN = {"fashion-mnist": "/usr/share/datasets/fashion-mnist"}  # package dataset-fashion-mnist
-_TO_GET = {"twemoji": f", or {twemoji.INSTALL}"}
-_ALIASES = {
-    **{"fashion": "fashion-mnist", "fashionmnist": "fashion-mnist", "cifar-10": "cifar10"},
-    **{"cifar-100": "cifar100", "stl-10": "stl10"},
-}
-_KINDS = (
-    "a folder, zip or tar of images (a class a sub-folder), IDX files, CIFAR's or STL-10's files, "
-    "Parquet tables, an .npz or an .npy"
-)
 
 
 def load(
@@ -84,7 +56,7 @@ def load(
     images than tolerated cannot be read.
     """
     wanted = _Wanted(_shape(size), channels, limit, labels, progress, split, tolerance)
-    if _spelt(source) == "digits":
+    if spelt(source) == "digits":
         return _from_arrays(_digits(split), builtin.ORIGIN, wanted)
     path = find(source, others)
     if path.suffix.lower() in (".npy", ".npz"):
@@ -125,56 +97,6 @@ def _shape(size: int | Size | None) -> Size | None:
     if shape is not None and (len(shape) != 2 or min(shape) < 1):
         raise ValueError(f"size = {size}: give a side or (height, width), in pixels.")
     return shape
-
-
-def find(source: str | os.PathLike[str], others: Sequence[str] = ()) -> Path:
-    """The path that `source` is or stands for. others: what else it might be a misspelling of.
-
-    A path that exists is itself. The names in KNOWN are looked for in this folder, in ./data, in
-    $SFUMATO_HOME/data (by default ~/.cache/sfumato/data) and where Debian's and Python's packages
-    put them.
-    """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path.resolve()
-    name = _spelt(source)
-    if name in KNOWN:
-        places = list(_places(name))
-        for place in places:
-            if place.exists():
-                return place.resolve()
-        raise ValueError(
-            f"{source} is not on this machine: there is no {', '.join(map(str, places))}. Put its "
-            f"files into data/{name}, or give the path to them{_TO_GET.get(name, '')}."
-        )
-    near = get_close_matches(name, ["digits", *KNOWN, *others, *_neighbours(path)], n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise ValueError(
-        f"there is no file or folder {source}.{hint} Give a name (digits, {', '.join(KNOWN)}) or "
-        f"the path to {_KINDS}."
-    )
-
-
-def _places(name: str) -> Iterator[Path]:
-    home = os.environ.get("SFUMATO_HOME") or Path.home() / ".cache" / "sfumato"
-    for folder in (Path("."), Path("data"), Path(home) / "data"):
-        yield from (folder / place for place in KNOWN[name])
-    if name in _DEBIAN:
-        yield Path(_DEBIAN[name])
-    package = twemoji.installed() if name == "twemoji" else None
-    if package is not None:
-        yield package
-
-
-def _neighbours(path: Path) -> list[str]:
-    """What lies where `path` should, as it would be typed."""
-    folder = path.parent
-    return [str(folder / p.name) for p in folder.iterdir()] if folder.is_dir() else []
-
-
-def _spelt(source: str | os.PathLike[str]) -> str:
-    name = os.fspath(source).lower().replace("_", "-")
-    return _ALIASES.get(name, name)
 
 
 def _digits(split: str) -> Arrays:

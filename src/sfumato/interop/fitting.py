@@ -5,9 +5,11 @@ before any memory is taken for it.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .limits import shown
 
@@ -24,13 +26,31 @@ def skeleton(build: Callable[[], nn.Module], where: object) -> dict[str, Tensor]
     Raises: ValueError, naming the file, where it can't be made.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return build().state_dict()
     except UNMAKEABLE as error:
         told = f"{type(error).__name__}: {error}"
         raise ValueError(
             f"{where} describes a network that can't be made ({told[:300]})."
         ) from error
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves normally distributed weights undrawn: on the meta device there are no numbers.
+
+    PyTorch would import its compiler to find that out, which takes longer than a grid of digits.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in (nn.init.normal_, Tensor.normal_):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
