@@ -13,6 +13,7 @@ RUNNERS = {  # what was typed: the module that does it, imported only then, and 
     "Recipes": ("recipes", "run_recipes"),
     "Train": ("train", "run_train"),
     "Sample": ("sample", "run_sample"),
+    "Distill": ("distill", "run_distill"),
     "Evaluate": ("evaluate", "run_evaluate"),
     "Compare": ("compare", "run_compare"),
     "Spectra": ("spectra", "run_spectra"),

@@ -220,6 +220,37 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Distill:
+    """Tune a run that takes many steps into one that draws in one or two."""
+
+    run: RunName
+    """The teacher: a run's folder, its name in runs/, or 'last'."""
+    time: Text = None
+    """How long to train (10m): 90s, 20m, 8h."""
+    steps: Count = None
+    """Budget in optimizer steps, instead or besides."""
+    lr: Number = None
+    """Peak learning rate; default half of the teacher's."""
+    batch: Count = None
+    """Images of an optimizer step; default the teacher's."""
+    middle: Number = None
+    """Noise level, sigma / alpha, between the first and the second step of sampling."""
+    precision: Annotated[Literal["fp32", "bf16"], _shown("{fp32,bf16}")] = "fp32"
+    """In bf16 rounding is larger than the late stages' differences."""
+    seed: Count = None
+    """Default the teacher's."""
+    name: Text = None
+    """Name of the run; default the teacher's with -distilled."""
+    out: Folder = None
+    """Folder to make; default runs/NAME."""
+    resume: bool = False
+    """Go on in --out, which an earlier call made."""
+    device: Device = "auto"
+    settings: Settings = ()
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Measure a run on images it was not trained on: losses, bits per dimension, reconstruction."""
 
@@ -329,6 +360,7 @@ COMMANDS: dict[str, Any] = {
     "recipes": Recipes,
     "train": Train,
     "sample": Sample,
+    "distill": Distill,
     "evaluate": Evaluate,
     "compare": Compare,
     "spectra": Spectra,
