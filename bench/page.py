@@ -135,9 +135,9 @@ def one_network(part: Part, found: Everything) -> str:
 
 
 def how(row: Row) -> str:
-    """The settings behind a row, in brackets."""
-    words = row.facts.get("tuning") or row.facts.get("precision", "").partition(",")[0]
-    return f" ({words})" if words else ""
+    """The settings behind a row, in brackets; none where its name says them."""
+    words = row.facts.get("tuning") or row.facts.get("precision", "").partition(":")[0]
+    return f" ({words})" if words and words.partition(",")[0] not in row.name else ""
 
 
 def number_format(row: Row) -> str:

@@ -101,13 +101,14 @@ OFFSET: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsi
 def losses(parts: Parts) -> Figure:
     """Training losses, smoothed over a twentieth of the steps, a panel a case."""
     made, axes = figure(4 * len(parts), 3.0, len(parts))
-    colours = (BLUE, DARK, ORANGE)
+    styles = ((BLUE, 1.0, 3), (GREY, 3.5, 1), (ORANGE, 1.0, 2))  # equal curves are both seen
     for axis, part in zip(axes, parts.values(), strict=True):
-        for (name, values), colour in zip(part.more["losses"].items(), colours, strict=False):
+        for (name, values), style in zip(part.more["losses"].items(), styles, strict=False):
+            colour, width, order = style
             window = max(1, len(values) // 20)
             smooth = np.convolve(values, np.ones(window) / window, "valid")
             steps = np.arange(window, len(values) + 1)
-            axis.plot(steps, smooth, color=colour, lw=1.2, label=name)
+            axis.plot(steps, smooth, color=colour, lw=width, zorder=order, label=name)
         axis.set_yscale("log")
         axis.set_title(words_of(part), size=9)
         axis.set_xlabel("step", fontsize=8)

@@ -19,7 +19,7 @@ from .rounds import Facts
 ROUNDS = 7
 POLL = 0.005  # seconds
 SFUMATO = [sys.executable, "-m", "sfumato"]
-LONGEST = 600.0
+LONGEST = 1800.0
 
 
 def run(options: Options) -> None:
@@ -50,12 +50,12 @@ def one_turn(folder: Path, prepared: Path, turn: int) -> dict[str, float]:
     """Seconds to each moment of the two commands."""
     fresh, drawn = folder / f"run-{turn}", folder / f"drawn-{turn}"
     nothing = [sys.executable, "-c", "import torch"]
-    begun = watched(nothing, lambda: False)[1]
+    begun, _ = watched(nothing, lambda: True, at_end=True)
     trained, done = watched(train(fresh), lambda: has_row(fresh / "metrics.jsonl"))
     sample = [*SFUMATO, "sample", str(prepared), "--out", str(drawn), "--no-film"]
     shown, _ = watched(sample, lambda: (drawn / "samples.png").exists())
     one = folder / f"one-{turn}"
-    single = [*sample[:4], "--count", "1", "--no-film", "--out", str(one)]
+    single = [*sample[:5], "--count", "1", "--no-film", "--out", str(one)]
     first, _ = watched(single, lambda: (one / "samples.png").exists())
     return {
         "import torch, for comparison": begun,
@@ -66,25 +66,28 @@ def one_turn(folder: Path, prepared: Path, turn: int) -> dict[str, float]:
     }
 
 
-def watched(command: list[str], seen: Callable[[], bool]) -> tuple[float, float]:
-    """Seconds until `seen` (or the end, where that comes first), and until the command's end.
+def watched(
+    command: list[str], seen: Callable[[], bool], at_end: bool = False
+) -> tuple[float, float]:
+    """Seconds until `seen`, or with at_end until it ended; and until the command's end.
 
-    Raises: RuntimeError where it fails, TimeoutError where it takes LONGEST seconds.
+    Raises: RuntimeError where it fails or nothing is seen, TimeoutError after LONGEST seconds.
     """
     begun, moment = time.perf_counter(), 0.0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None:
         now = time.perf_counter() - begun
-        if not moment and seen():
+        if not moment and not at_end and seen():
             moment = now
         if now > LONGEST:
             process.kill()
             raise TimeoutError(f"{' '.join(command)} takes more than {LONGEST:.0f} s")
         time.sleep(POLL)
     ended = time.perf_counter() - begun
-    if process.returncode:
+    if process.returncode or not seen():
         assert process.stderr is not None
-        raise RuntimeError(f"{' '.join(command)} failed: {process.stderr.read().decode()[-2000:]}")
+        words = process.stderr.read().decode()[-2000:]
+        raise RuntimeError(f"{' '.join(command)} failed, or left nothing to see: {words}")
     return moment or ended, ended
 
 

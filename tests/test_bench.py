@@ -140,7 +140,7 @@ def test_the_page_says_what_the_files_say(tmp_path):
             put(bench, one, tmp_path)
     text = page.write(tmp_path, tmp_path / "docs").read_text("utf-8")
     assert set(all_parts()) == set(page.TITLES)
-    assert "| ours (bf16: here) | 8.00 | 2.00 | 2.000 [1.500, 2.500] | 62% of bf16 | 900 |" in text
+    assert "| ours (bf16) | 8.00 | 2.00 | 2.000 [1.500, 2.500] | 62% of bf16 | 900 |" in text
     assert (
         "| peer, as documented | 5.33 | 1.00 | 3.000 [2.500, 5.500] | 83% of fp32 | 1,500 |" in text
     )
