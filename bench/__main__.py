@@ -38,13 +38,13 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it work? (--out)")
     parser.add_argument("--only", default="", metavar="CASE", help="one case of several")
     parser.add_argument("--out", type=Path, default=Options.out, help="folder for the JSON")
-    parser.add_argument("--run", default="", help="sampling: the folder of a run")
+    parser.add_argument("--run", default="", help="sampling: a run's folder or name")
     parser.add_argument("--loss", action="store_true", help="training: loss curves")
     words = vars(parser.parse_args())
     module = importlib.import_module(f".{MODULES[words.pop('name')]}", __package__)
     try:
         module.run(Options(**words))
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     return 0

@@ -40,7 +40,7 @@ INTRO = {
     "and the average of the weights where the peer's documentation has one (ours always). As "
     "documented: fp32 and the optimizer of its example. At its best: bf16 autocast, channels_last, "
     "the fused optimizer and torch.compile in all combinations, the fastest of them. Memory is the "
-    "peak of a process of its own.",
+    "peak of a process of its own, compiler included.",
     "loss": "Our precision against fp32 from the same seed, and fp32 from another seed as the "
     "yardstick of chance. The last fifth's mean loss, compared with fp32's.",
     "profile": "Milliseconds of a step by kind of work, by torch.profiler; layouts inside "

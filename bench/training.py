@@ -15,6 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+
 from .cases import Case, cases
 from .options import Options, chosen, keep, say
 from .ours import Ours, ours
@@ -67,6 +69,7 @@ def tunings(case: Case, quick: bool) -> dict[Tuning, float]:
     tried = {}
     for tuning in EVERY[:15:14] if quick else EVERY:
         tried[tuning] = trial(Peer(case, tuning))
+        torch.compiler.reset()  # past eight compiled variants it would quietly stop compiling
         say(f"  tried {tuning}: {case.batch / tried[tuning]:.2f} images/s")
     return tried
 
