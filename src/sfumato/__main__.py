@@ -14,6 +14,7 @@ RUNNERS = {  # what was typed: the module that does it, imported only then, and 
     "Train": ("train", "run_train"),
     "Sample": ("sample", "run_sample"),
     "Distill": ("distill", "run_distill"),
+    "Tune": ("tune", "run_tune"),
     "Evaluate": ("evaluate", "run_evaluate"),
     "Compare": ("compare", "run_compare"),
     "Spectra": ("spectra", "run_spectra"),

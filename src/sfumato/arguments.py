@@ -185,6 +185,8 @@ class Sample:
     """Solver steps: more are slower and, up to a point, better."""
     grid: GridName = None
     """Spacing of the times."""
+    nfe: Count = None
+    """Draw by the sampler of so many network calls that `sfumato tune` fitted to this run."""
     eta: float = 0.0
     """Noise of ddim: 0 none, 1 as DDPM."""
     prompt: Annotated[tuple[str, ...], _shown("TEXT ...")] = ()
@@ -247,6 +249,30 @@ class Distill:
     """Go on in --out, which an earlier call made."""
     device: Device = "auto"
     settings: Settings = ()
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Fit the best sampler of a few network calls to a run, for `sample --nfe`."""
+
+    run: RunName
+    """A run's folder, its name in runs/, or 'last'."""
+    nfe: int = 6
+    """Network calls an image."""
+    time: str = "2m"
+    """For all of it: 90s, 2m."""
+    guidance: Number = None
+    """The scale to tune for; default the run's own. Tuned is for one scale only."""
+    guidance_from: Number = None
+    """Guide only where sigma / alpha is at least this ..."""
+    guidance_to: Number = None
+    """... and at most this."""
+    clipped: Annotated[bool | None, _shown("{True,False}")] = None
+    """Keep the estimate of x0 in [-1, 1]; default as the run does."""
+    device: Device = "auto"
+    precision: Annotated[Literal["fp32", "bf16"] | None, _shown("{fp32,bf16}")] = None
+    """Default: as trained."""
     quiet: bool = False
 
 
@@ -361,6 +387,7 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "sample": Sample,
     "distill": Distill,
+    "tune": Tune,
     "evaluate": Evaluate,
     "compare": Compare,
     "spectra": Spectra,

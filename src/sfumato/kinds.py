@@ -41,6 +41,7 @@ from .noising import ScaledInput, SigmoidSignal
 from .reconstruction import ReconstructionLoss
 from .singlestep import DPMSolver2
 from .text import TextConfig
+from .tuned import TunedGrid, TunedSolver
 
 ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is asked for
     process.Process: (
@@ -66,11 +67,11 @@ ROLES: dict[Any, tuple[type, ...]] = {  # what may stand where a protocol is ask
     solvers.Solver: (
         *(solvers.DDIM, solvers.Ancestral, solvers.Euler, solvers.Heun, solvers.DPMSolverPP2M),
         *(DPMSolverPP, UniPC, DEIS, TimeDEIS, LMS, IPNDM, DPMSolver2),
-        *(solvers.EulerMaruyama, solvers.Churn, MultistepConsistency),
+        *(solvers.EulerMaruyama, solvers.Churn, MultistepConsistency, TunedSolver),
     ),
     grids.Grid: (
         *(grids.UniformGrid, grids.KarrasGrid, grids.LeadingGrid, grids.TrailingGrid),
-        *(grids.LinspaceGrid, ConsistencyGrid),
+        *(grids.LinspaceGrid, ConsistencyGrid, TunedGrid),
     ),
     NetworkConfig: (
         *(UNetConfig, UNet2DConfig, SDUNetConfig, DiTConfig, ADMConfig, LucidUNetConfig),

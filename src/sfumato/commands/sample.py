@@ -20,8 +20,9 @@ from ..generation import Order, class_rows, draw
 from ..kinds import near, to_dict
 from ..loading import Loaded, guided, load_run
 from ..pictures import grid, save_png
-from ..planning import sampling_with
+from ..planning import given, sampling_with
 from ..sampling import Point
+from ..tuned_runs import find_tuned, notes_on
 
 FILM_FRAMES = 30
 FILM_COLUMNS = 4
@@ -103,7 +104,7 @@ def run_sample(args: Sample) -> None:
             raise UsageError(f"--{name} {value}; at least 1 is needed.")
     device = pick_device(args.device)
     loaded = load_run(args.run, device, args.raw, args.precision, args.best)
-    sampling = sampling_with(loaded.run.sampling, args)
+    sampling, notes = sampling_asked(args, loaded)
     if sampling.classifier:
         loaded = guided(loaded, sampling.classifier)
     order = order_of(args, loaded)
@@ -111,6 +112,8 @@ def run_sample(args: Sample) -> None:
         raise UsageError(f"--out {args.out} is there already; choose another name.")
     wanted = args.out or loaded.folder / "drawn"
     with Reporter(quiet=args.quiet) as reporter:
+        for note in notes:
+            reporter.warn(note)
         reporter.say(
             f"{len(order)} images from {loaded.folder}, step {loaded.step:,}, "
             f"{loaded.weights} weights, "
@@ -124,6 +127,24 @@ def run_sample(args: Sample) -> None:
         if args.film:
             make_film(loaded, sampling, out / "film.webp", order)
         reporter.say(f"Written to {out}. What a picture is: sfumato info {out / 'samples.png'}")
+
+
+def sampling_asked(args: Sample, loaded: Loaded) -> tuple[SamplingConfig, list[str]]:
+    """The settings to sample with, and what is to be said of them.
+
+    Raises: FileNotFoundError where --nfe asks for what was never tuned.
+    """
+    sampling = sampling_with(loaded.run.sampling, args)
+    if args.nfe is None:
+        return sampling, []
+    decided = given(sampler=args.sampler, steps=args.steps, grid=args.grid, eta=args.eta or None)
+    if decided:
+        raise UsageError(
+            f"--{next(iter(decided))} with --nfe {args.nfe}: a tuned sampler has its own; leave "
+            "one of them out."
+        )
+    tuned = find_tuned(loaded.folder, args.nfe, sampling)
+    return tuned.sampling, notes_on(tuned, loaded.step, loaded.weights)
 
 
 def draw_with_progress(
@@ -205,7 +226,9 @@ def make_film(loaded: Loaded, sampling: SamplingConfig, path: Path, order: Order
     """The denoising film of a few of the images: x_t beside the estimate of x0."""
     few = _few(order)
     points: list[Point] = []
-    smooth = replace(sampling, steps=max(sampling.steps, FILM_FRAMES))
+    smooth = sampling
+    if not hasattr(sampling.grid, "steps"):  # a tuned grid has one number of steps
+        smooth = replace(sampling, steps=max(sampling.steps, FILM_FRAMES))
     draw(
         loaded.denoiser,
         few,

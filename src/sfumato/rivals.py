@@ -1,0 +1,102 @@
+"""What a tuned sampler has to beat: every fixed solver, each on the best of the standard grids."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .denoiser import Denoiser
+from .discrete import DiscreteVP
+from .grids import Grid, KarrasGrid, LeadingGrid, TrailingGrid, UniformGrid
+from .multistep import DEIS, IPNDM, LMS, DPMSolverPP, TimeDEIS, UniPC
+from .process import Process
+from .sampling import sample
+from .singlestep import DPMSolver2
+from .solvers import DDIM, DPMSolverPP2M, Heun, Solver
+from .tuning import Letters, Pairs, distances, mean_distance
+
+FIXED: dict[str, Solver] = {  # by the names that --sampler has for them
+    "ddim": DDIM(),
+    "heun": Heun(),
+    "kdpm2": DPMSolver2(),
+    "dpm++2m": DPMSolverPP2M(),
+    "dpm++3m": DPMSolverPP(3),
+    "unipc": UniPC(2),
+    "unipc3": UniPC(3),
+    "deis": DEIS(3),
+    "deis-t": TimeDEIS(3),
+    "lms": LMS(),
+    "ipndm": IPNDM(),
+}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A fixed solver on a grid, and how far from the teacher it was."""
+
+    name: str
+    solver: Solver
+    grid: Grid
+    steps: int
+    distance: float
+
+
+def standard_grids(process: Process) -> list[Grid]:
+    """The grids in use that this process has, those that are best of few calls first."""
+    top = min(20.0, process.largest_ratio)
+    grids: list[Grid] = [KarrasGrid(0.02, top), KarrasGrid(0.1, top), KarrasGrid()]
+    grids += [UniformGrid(), KarrasGrid(0.02), KarrasGrid(0.02, top, rho=3.0)]
+    if isinstance(process, DiscreteVP):
+        grids += [TrailingGrid(), LeadingGrid()]
+    return grids
+
+
+def steps_within(solver: Solver, grid: Grid, process: Process, calls: int) -> int | None:
+    """The most steps that take no more than so many network calls; None where one takes more."""
+    for steps in range(calls, 0, -1):
+        letters = Letters(process)
+        times = grid(process, steps)
+        sample(letters, torch.zeros(1, 4 * calls + 1, dtype=torch.float64), times, solver)
+        if len(letters.calls) <= calls:
+            return steps
+    return None
+
+
+def surveyed(
+    denoiser: Denoiser,
+    pairs: Pairs,
+    calls: int,
+    notice: Callable[[int, int], None] | None = None,
+    late: Callable[[], bool] = lambda: False,
+) -> list[Rival]:
+    """Every fixed solver on every standard grid, the nearest to the teacher first.
+
+    notice: told how many of how many are done. late: where it says so, no further grid is begun;
+    the first grid is always looked at.
+    """
+    grids, found = standard_grids(denoiser.process), []
+    for i, grid in enumerate(grids):
+        if i and late():
+            break
+        for j, (name, solver) in enumerate(FIXED.items()):
+            steps = steps_within(solver, grid, denoiser.process, calls)
+            if steps is not None:
+                found.append(measured(denoiser, pairs, Rival(name, solver, grid, steps, 0.0)))
+            if notice is not None:
+                notice(i * len(FIXED) + j + 1, len(grids) * len(FIXED))
+    return sorted(found, key=lambda rival: rival.distance)
+
+
+def measured(denoiser: Denoiser, pairs: Pairs, rival: Rival) -> Rival:
+    """The rival with its distance on these pairs."""
+    times = rival.grid(denoiser.process, rival.steps)
+    far = mean_distance(distances(denoiser, pairs, times, rival.solver))
+    return Rival(rival.name, rival.solver, rival.grid, rival.steps, far)
+
+
+def best_of_each(rivals: list[Rival]) -> list[Rival]:
+    """The first of each solver, in the order given."""
+    first: dict[str, Rival] = {}
+    for rival in rivals:
+        first.setdefault(rival.name, rival)
+    return list(first.values())

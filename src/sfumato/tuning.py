@@ -1,0 +1,333 @@
+"""Fitting a sampler of N network calls to a teacher of many: a few dozen numbers, no training.
+
+The teacher's images come from the same noise by many steps, and the student's table (tuned.py) is
+what brings it nearest to them on average. In three stages, each from the best so far:
+
+    survey   every fixed solver on every standard grid, at N calls; each of them is such a table
+    fit      the weights at given times in closed form: step by step, the least squares of the
+             teacher's x at s on the student's own D_j
+    refine   times and weights together, down the gradient of the final distance through the network
+
+Times are softmax shares of the span of log(sigma / alpha), so they fall by construction. What is
+kept is what was nearest on noise that the gradient never saw.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import cos, isfinite, log, pi
+
+import torch
+from torch import Tensor
+
+from .denoiser import Cond, Denoiser
+from .grids import KarrasGrid
+from .guidance import map_cond
+from .prediction import Prediction
+from .process import Process
+from .sampling import Point, prior, sample, trajectory
+from .solvers import DPMSolverPP2M, Solver
+from .tuned import TunedGrid, TunedSolver, advance
+
+TEACHER = DPMSolverPP2M()
+TEACHER_STEPS = 40
+LOWEST = 0.002  # sigma / alpha, the least noise a call is made at
+LEAST_SHARE = 0.01  # of the span, between two calls where the search begins
+RATE = 0.03  # of Adam, for shares' logarithms and for weights alike
+FADE = 0.02  # of the sum of squares: how hard the closed form is held to the solver it begins with
+CHECKS = 12  # looks at the noise that is kept apart
+SIMULTANEOUS = 16  # images of one gradient step
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Noise (n, ...), the teacher's images from it (n, ...), and what they were told to be."""
+
+    noise: Tensor
+    images: Tensor
+    cond: Cond
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def at(self, index: Tensor) -> "Pairs":
+        """Some of them. index: (k,) on the CPU."""
+        place = index.to(self.noise.device)
+        cond = map_cond(lambda rows: rows[index.to(rows.device)], self.cond)
+        return Pairs(self.noise[place], self.images[place], cond)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A grid and a solver that belong together."""
+
+    grid: TunedGrid
+    solver: TunedSolver
+
+
+Path = Sequence[Point]  # a trajectory, start first
+
+
+# --- the teacher
+
+
+def teacher_path(denoiser: Denoiser, noise: Tensor, cond: Cond) -> list[Point]:
+    """The points of TEACHER in TEACHER_STEPS steps of Karras' grid, the start included."""
+    times = KarrasGrid()(denoiser.process, TEACHER_STEPS)
+    start = prior(denoiser.process, noise, times[0])
+    return list(trajectory(denoiser, start, times, TEACHER, cond))
+
+
+def on_path(path: Path, process: Process, s: Tensor) -> Tensor:
+    """x at s, (B, ...), between two points: from the one before by the mean estimate of both."""
+    times = torch.stack([point.t for point in path])
+    before = int((times >= s).nonzero()[-1])
+    if before == len(path) - 1 or times[before] == s:
+        return path[before].x
+    after = [point.prediction for point in path[before + 1 : before + 3]]
+    known = [made.x0 for made in after if made is not None]
+    row = [1 / len(known)] * len(known)
+    return advance(process, path[before].x, times[before], s, known, row)
+
+
+# --- every linear solver as a table
+
+
+@dataclass(frozen=True)
+class Letters:
+    """A denoiser that answers call j with the j-th letter of an alphabet, and remembers it."""
+
+    process: Process
+    calls: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
+        self.calls.append((t, x_t))
+        letter = torch.zeros_like(x_t)
+        letter[0, len(self.calls)] = 1
+        return Prediction(x_t, letter, t, self.process)
+
+
+def table_of(solver: Solver, process: Process, times: Tensor) -> Table:
+    """The table that does what the solver does on these times, call by call.
+
+    Raises: ValueError where it adds noise, or two of its calls are at one time, as Heun's are.
+    """
+    letters = Letters(process)
+    start = torch.zeros(1, 4 * len(times) + 1, dtype=torch.float64)
+    start[0, 0] = 1  # the noise; then D_0, D_1, ...
+    final = sample(letters, start, times, solver)
+    at = [*(t for t, _ in letters.calls), times[-1].double()]
+    points = [*(x for _, x in letters.calls), final]
+    if not all(s < t for t, s in pairwise(at)):
+        raise ValueError(f"{solver} makes two calls at one time: it has no table of its own.")
+    rows = [
+        _row_of(process, t, s, x, x_s, i + 1)
+        for i, ((t, s), (x, x_s)) in enumerate(zip(pairwise(at), pairwise(points)))
+    ]
+    ratios = process.ratio(torch.stack(at[:-1])).tolist()
+    return Table(TunedGrid(tuple(ratios)), TunedSolver(tuple(rows)))
+
+
+def _row_of(
+    process: Process, t: Tensor, s: Tensor, x: Tensor, x_s: Tensor, calls: int
+) -> tuple[float, ...]:
+    """The weights of one step, from what it makes of the letters."""
+    shrink = process.sigma(s) / process.sigma(t)
+    made = (x_s - shrink * x)[0] / (process.alpha(s) - shrink * process.alpha(t))
+    row = made[1 : calls + 1]
+    if made[0].abs() > 1e-6 or not abs(row.sum() - 1) < 1e-6:
+        raise ValueError("the solver adds noise, or bends what it is given: it has no table.")
+    return tuple(row.tolist())
+
+
+# --- the distance
+
+
+def distances(denoiser: Denoiser, pairs: Pairs, times: Tensor, solver: Solver) -> Tensor:
+    """The root mean square difference of each image from the teacher's, (n,)."""
+    start = prior(denoiser.process, pairs.noise, times[0])
+    images = sample(denoiser, start, times, solver, pairs.cond)
+    return (images - pairs.images).square().flatten(1).mean(1).sqrt()
+
+
+def mean_distance(each: Tensor) -> float:
+    """The root mean square difference over all images; inf where one is no number."""
+    value = each.double().square().mean().sqrt().item()
+    return value if isfinite(value) else float("inf")
+
+
+def distance(denoiser: Denoiser, pairs: Pairs, table: Table) -> float:
+    """mean_distance of a table's images."""
+    times = table.grid(denoiser.process, table.grid.steps)
+    return mean_distance(distances(denoiser, pairs, times, table.solver))
+
+
+# --- the closed form
+
+
+def fitted_rows(
+    denoiser: Denoiser,
+    noise: Tensor,
+    cond: Cond,
+    table: Table,
+    target: Callable[[Tensor], Tensor],
+    fade: float = FADE,
+) -> Table:
+    """The table with its weights fitted, step by step, to `target`: the teacher's x at time s.
+
+    Each row is the least squares of target(s) on the estimates gathered by running the student
+    itself, rows before it fitted. Its sum stays 1. fade: ridge towards the weights of `table`, as
+    a share of the mean square of what they multiply; 0 for plain least squares.
+    """
+    process, times = denoiser.process, table.grid(denoiser.process, table.grid.steps)
+    x, known = prior(process, noise, times[0]), []
+    rows = []
+    for (t, s), row in zip(pairwise(times), table.solver.rows):
+        with torch.no_grad():
+            known.append(denoiser(x, t, cond).x0)
+        row = _fitted_row(process, x, (t, s), known, row, target(s), fade)
+        rows.append(row)
+        x = advance(process, x, t, s, known, row)
+    return Table(table.grid, TunedSolver(tuple(rows)))
+
+
+def _fitted_row(
+    process: Process,
+    x: Tensor,
+    step: tuple[Tensor, Tensor],
+    known: Sequence[Tensor],
+    row: tuple[float, ...],
+    wanted: Tensor,
+    fade: float,
+) -> tuple[float, ...]:
+    """row + the least-squares change that sums to 0: in the differences D_j - D_i it is free."""
+    t, s = step
+    if len(known) == 1:
+        return row
+    shrink = process.sigma(s) / process.sigma(t)
+    weight = (process.alpha(s) - shrink * process.alpha(t)).item()
+    left = (wanted - advance(process, x, t, s, known, row)).double().flatten() / weight
+    moves = torch.stack([(x0 - known[-1]).double().flatten() for x0 in known[:-1]])
+    gram = moves @ moves.T
+    ridge = fade * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
+    change = torch.linalg.lstsq(gram + ridge, (moves @ left)[:, None]).solution[:, 0].cpu()
+    settled = [w + c for w, c in zip(row, change.tolist())]
+    return (*settled, 1 - sum(settled))
+
+
+# --- both together, down the gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Knobs:
+    """What the gradient turns. shares: logits, (N + 1,). lower: weights left of the diagonal."""
+
+    shares: Tensor
+    lower: Tensor  # (N, N), used below the diagonal
+    span: tuple[float, float]  # log ratios, highest and lowest
+
+    @classmethod
+    def of(cls, table: Table, span: tuple[float, float]) -> "Knobs":
+        """Those of a table, its calls moved apart where they are closer than LEAST_SHARE."""
+        high, low = span
+        logs = [log(ratio) for ratio in table.grid.ratios]
+        gaps = [before - after for before, after in pairwise([high, *logs, low])]
+        shares = torch.tensor(gaps, dtype=torch.float64) / (high - low)
+        n = len(logs)
+        lower = torch.zeros(n, n, dtype=torch.float64)
+        for i, row in enumerate(table.solver.rows):
+            lower[i, :i] = torch.tensor(row[:-1], dtype=torch.float64)
+        return cls(shares.clamp(min=LEAST_SHARE).log(), lower, span)
+
+    def ratios(self) -> Tensor:
+        """(N,), falling."""
+        high, low = self.span
+        passed = torch.softmax(self.shares, 0).cumsum(0)[:-1]
+        return (high - (high - low) * passed).exp()
+
+    def rows(self) -> list[Tensor]:
+        """Row i: (i + 1,), with the sum 1."""
+        kept = [self.lower[i, :i] for i in range(len(self.lower))]
+        return [torch.cat([row, 1 - row.sum()[None]]) for row in kept]
+
+    def table(self) -> Table:
+        rows = tuple(tuple(row.tolist()) for row in self.rows())
+        return Table(TunedGrid(tuple(self.ratios().tolist())), TunedSolver(rows))
+
+
+def unrolled(denoiser: Denoiser, pairs: Pairs, knobs: Knobs) -> Tensor:
+    """The student's images, (n, ...), with the gradient for the knobs."""
+    process, ratios = denoiser.process, knobs.ratios()
+    times = [*process.time_at_ratio(ratios), ratios.new_zeros(())]
+    x, known = prior(process, pairs.noise, times[0]), []
+    for (t, s), row in zip(pairwise(times), knobs.rows()):
+        known.append(denoiser(x, t, pairs.cond).x0)
+        x = advance(process, x, t, s, known, row)
+    return x
+
+
+def refined(
+    denoiser: Denoiser,
+    pairs: Pairs,
+    apart: Pairs,
+    table: Table,
+    done: Callable[[int], float],
+    batch: int = SIMULTANEOUS,
+    notice: Callable[[float, float], None] | None = None,
+) -> Table:
+    """The table after steps of Adam on the squared distance, or the best on the way.
+
+    pairs: to learn from. apart: to judge by, never learned from. done: the share of the budget that
+    is used after so many steps; at 1 it ends. notice: told that share and the best distance so far.
+    """
+    knobs = Knobs.of(table, span_of(denoiser.process))
+    turned = [knobs.shares.requires_grad_(), knobs.lower.requires_grad_()]
+    optimizer = torch.optim.Adam(turned, RATE, betas=(0.9, 0.95))
+    batches = _batches(len(pairs), batch)
+    best, least, step, looks = table, distance(denoiser, apart, table), 0, 0
+    while (share := done(step)) < 1:
+        if share * CHECKS >= looks:
+            best, least = _nearer(denoiser, apart, knobs.table(), best, least)
+            looks += 1
+            if notice is not None:
+                notice(share, least)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(1, (step + 1) / 5) * (1 + cos(pi * share)) / 2
+        _turn(denoiser, pairs.at(next(batches)), knobs, optimizer)
+        step += 1
+    return _nearer(denoiser, apart, knobs.table(), best, least)[0]
+
+
+def span_of(process: Process) -> tuple[float, float]:
+    """The logarithms of the highest and the lowest sigma / alpha that calls are made at."""
+    high = process.ratio(KarrasGrid()(process, TEACHER_STEPS)[0]).item()
+    return log(high), log(LOWEST)
+
+
+def _batches(n: int, batch: int) -> Iterator[Tensor]:
+    """Rows without end: all n in an order, then all again in another."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(left) < batch:
+            left = torch.cat([left, torch.randperm(n, generator=generator)])
+        yield left[:batch]
+        left = left[batch:]
+
+
+def _turn(denoiser: Denoiser, pairs: Pairs, knobs: Knobs, optimizer: torch.optim.Optimizer) -> None:
+    """One step of Adam; none where a gradient is no number, as next to a clamp's corner."""
+    optimizer.zero_grad()
+    with torch.enable_grad():
+        loss = (unrolled(denoiser, pairs, knobs) - pairs.images).square().mean()
+    loss.backward()
+    gradients = [knob.grad for knob in (knobs.shares, knobs.lower) if knob.grad is not None]
+    if all(torch.isfinite(gradient).all() for gradient in gradients):
+        optimizer.step()
+
+
+def _nearer(
+    denoiser: Denoiser, apart: Pairs, table: Table, best: Table, least: float
+) -> tuple[Table, float]:
+    found = distance(denoiser, apart, table)
+    return (table, found) if found < least else (best, least)

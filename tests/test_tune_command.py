@@ -1,0 +1,180 @@
+"""sfumato tune, and sfumato sample --nfe, on a tiny run."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sfumato.commands.tune as command
+import sfumato.tuning as tuning
+from sfumato.arguments import UsageError
+from sfumato.commands.tune import Judged, Plan, plan_of
+from sfumato.generation import Order, draw
+from sfumato.grids import KarrasGrid
+from sfumato.kinds import from_dict
+from sfumato.loading import load_run
+from sfumato.multistep import DEIS
+from sfumato.pictures import read_settings
+from sfumato.rivals import Rival
+from sfumato.solvers import DDIM
+from sfumato.tuned_runs import find_tuned, path_of, read_tuned
+from tiny import commands, images, run, train_in
+
+CPU = torch.device("cpu")
+FEW = {"ddim": DDIM(), "deis": DEIS(3)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train_in(tmp_path_factory.mktemp("runs") / "run", run(steps=3, previews=0), images())
+
+
+@pytest.fixture(scope="module")
+def tuned(trained):
+    """The run, tuned for 3 calls in next to no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "TEACHER_STEPS", 6)
+        patch.setattr(command, "FIXED", FEW)
+        patch.setattr("sfumato.rivals.FIXED", FEW)
+        call = commands(patch, trained.parent, NoCapture())
+        call("tune", trained, "--nfe", 3, "--time", "1s", "--device", "cpu")
+    return trained
+
+
+class NoCapture:
+    """What `commands` reads output from, in a fixture of a module."""
+
+    def readouterr(self):
+        return self
+
+    out = ""
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path, capsys):
+    return commands(monkeypatch, tmp_path, capsys)
+
+
+def pixels_of(path):
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.array(picture))
+
+
+def record_of(folder):
+    return json.loads(path_of(folder, 3, 2.0).read_text())
+
+
+def test_what_was_found_is_written_beside_the_run(tuned):
+    record, found = record_of(tuned), read_tuned(path_of(tuned, 3, 2.0))
+    assert found.sampling.steps == len(found.sampling.grid.ratios) == 3
+    assert found.sampling.guidance == 2.0
+    assert (found.step, found.weights) == (3, "average")
+    assert {row["name"] for row in record["fixed"]} == set(FEW)
+    assert record["better"] == (record["tuned"] < min(row["distance"] for row in record["fixed"]))
+    with Image.open(path_of(tuned, 3, 2.0).with_suffix(".png")) as picture:
+        assert picture.width > picture.height
+
+
+def test_seeds_to_fit_by_and_to_judge_by_are_disjoint(tuned):
+    spans = [range(a, a + n) for a, n in record_of(tuned)["seeds"].values()]
+    assert len(set().union(*spans)) == sum(map(len, spans))
+
+
+def test_sample_nfe_draws_by_it_and_the_picture_can_be_drawn_again(tuned, call, tmp_path):
+    out = tmp_path / "drawn"
+    call("sample", tuned, "--nfe", 3, "--count", 4, "--files", "--out", out, "--device", "cpu")
+    settings = read_settings(out / "samples.png")
+    sampling = from_dict(settings["sampling"])
+    assert sampling == read_tuned(path_of(tuned, 3, 2.0)).sampling
+    loaded = load_run(str(tuned), CPU)
+    order = Order(settings["seeds"], settings["labels"], loaded.card.shape)
+    again = draw(loaded.denoiser, order, sampling, loaded.conditions, CPU)
+    files = sorted(out.glob("*-00000*.png"), key=lambda path: path.stem[-6:])
+    drawn = torch.stack([pixels_of(path) for path in files])
+    assert torch.equal(drawn, again[:, 0])
+    with Image.open(out / "film.webp") as film:
+        assert film.n_frames >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nfe", 5], "no sampler of 5 calls tuned for guidance 2; there is nfe-3-guidance-2"),
+        (["--nfe", 3, "--guidance", 1.5], "tune .* --nfe 3 --guidance 1.5"),
+        (["--nfe", 3, "--guidance-to", 4], "guidance_to = inf, and 4.0 is asked .* --guidance-to"),
+        (["--nfe", 3, "--clipped", "False"], "clipped = True, and False is asked"),
+        (["--nfe", 3, "--steps", 4], "--steps with --nfe 3"),
+        (["--nfe", 3, "--sampler", "ddim"], "--sampler with --nfe 3"),
+    ],
+)
+def test_what_it_was_not_tuned_for_is_refused(tuned, call, words, message):
+    with pytest.raises(SystemExit, match=message):
+        call("sample", tuned, *words, "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--nfe", 1], "2 to 20"), (["--nfe", 21], "2 to 20"), (["--time", "soon"], "no time")],
+)
+def test_what_cannot_be_tuned_is_refused(trained, call, words, message):
+    with pytest.raises(SystemExit, match=message):
+        call("tune", trained, *words, "--device", "cpu")
+
+
+def test_a_classifier_is_refused(tuned):
+    wanted = replace(read_tuned(path_of(tuned, 3, 2.0)).sampling, classifier="guide")
+    with pytest.raises(ValueError, match="classifier guide guides"):
+        find_tuned(tuned, 3, wanted)
+
+
+def test_a_newer_checkpoint_is_told(tuned, call, tmp_path, monkeypatch):
+    path = path_of(tuned, 3, 2.0)
+    before = path.read_bytes()
+    path.write_text(json.dumps({**record_of(tuned), "step": 1, "better": False}))
+    try:
+        said = call(
+            *("sample", tuned, "--nfe", 3, "--count", 1, "--no-film", "--raw"),
+            *("--out", tmp_path / "drawn", "--device", "cpu"),
+        )
+    finally:
+        path.write_bytes(before)
+    assert "was tuned at step 1, and this is step 3" in said
+    assert "on the average weights, not these" in said
+    assert "no better than the best fixed solver" in said
+
+
+@pytest.mark.parametrize("change", [{"step": "3"}, {"better": 1}, {"sampling": {}}, {"step": None}])
+def test_a_file_that_is_none_is_named(tuned, tmp_path, change):
+    path = tmp_path / "nfe-3.json"
+    path.write_text(json.dumps({**record_of(tuned), **change}))
+    with pytest.raises(ValueError, match=r"nfe-3\.json"):
+        read_tuned(path)
+
+
+def test_it_does_not_claim_what_it_did_not_measure():
+    best = Rival("deis", DEIS(3), KarrasGrid(), 6, 0.2)
+    worse = Judged(0.3, [best, replace(best, name="ddim", distance=0.4)], 1, 10)
+    assert not worse.better
+    assert "no better than deis (0.3000 against 0.2000)" in worse.lines()[-1]
+    assert [line.split()[0] for line in worse.lines()[:3]] == ["deis", "tuned", "ddim"]
+    better = replace(worse, tuned=0.1)
+    assert "2.00 times nearer" in better.lines()[-1]
+    assert "nearer in 1 of 10" in better.lines()[-1]
+
+
+def test_a_plan_keeps_half_of_the_budget_for_the_gradient():
+    for each in (0.0005, 0.002, 0.005):
+        plan = plan_of(120, each, calls=6, grids=6)
+        calls = (plan.learn + plan.apart + plan.judge) * 40 + plan.survey * 11 * 6 * 6
+        assert (calls + plan.judge * 23 * 6) * each < 60
+    assert plan_of(1, 1.0, 6, 6) == Plan(16, 16, 16, 4)  # the least, however slow
+
+
+def test_usage_errors_are_usage_errors(trained):
+    from sfumato.arguments import Tune
+
+    with pytest.raises(UsageError, match="2 to 20"):
+        command.run_tune(Tune(str(trained), nfe=0))

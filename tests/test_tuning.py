@@ -1,0 +1,277 @@
+"""Tuned samplers: tables that are solvers, fitted in closed form and by gradient."""
+
+from itertools import pairwise
+from math import log
+
+import pytest
+import torch
+
+from conftest import f64, name, normal
+from sfumato.discrete import CosineBetas, LinearBetas
+from sfumato.exact import GaussianMixture
+from sfumato.grids import KarrasGrid, TrailingGrid, UniformGrid
+from sfumato.kinds import from_dict, to_dict
+from sfumato.multistep import DEIS, IPNDM, LMS, DPMSolverPP, UniPC
+from sfumato.prediction import Prediction
+from sfumato.process import Karras, LinearVP, RectifiedFlow
+from sfumato.rivals import FIXED, best_of_each, measured, steps_within, surveyed
+from sfumato.sampling import prior, sample, trajectory
+from sfumato.singlestep import DPMSolver2
+from sfumato.solvers import DDIM, Ancestral, DPMSolverPP2M, Heun
+from sfumato.tuned import TunedGrid, TunedSolver
+from sfumato.tuning import (
+    Knobs,
+    Pairs,
+    Table,
+    distance,
+    fitted_rows,
+    on_path,
+    refined,
+    span_of,
+    table_of,
+    teacher_path,
+    unrolled,
+)
+
+PROCESSES = [Karras(), LinearVP(), RectifiedFlow(), LinearBetas(), CosineBetas()]
+LINEAR = [DDIM(), DPMSolverPP2M(), DPMSolverPP(3), UniPC(3), DEIS(3), IPNDM(), LMS(), DPMSolver2()]
+
+
+def many(process):
+    """Twelve clusters in eight dimensions."""
+    return GaussianMixture(process, normal(12, 8, seed=4), 0.3)
+
+
+def pairs_of(denoiser, n, seed):
+    noise = normal(n, 8, seed=seed)
+    path = teacher_path(denoiser, noise, None)
+    return Pairs(noise, path[-1].x, None), path
+
+
+def drawn(denoiser, noise, table):
+    times = table.grid(denoiser.process, table.grid.steps)
+    return sample(denoiser, prior(denoiser.process, noise, times[0]), times, table.solver)
+
+
+def constant(process, value):
+    """A denoiser that knows the image."""
+
+    class Knows:
+        def __init__(self):
+            self.process = process
+
+        def __call__(self, x_t, t, cond=None):
+            return Prediction(x_t, value.expand_as(x_t), t, process)
+
+    return Knows()
+
+
+# --- tables
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+@pytest.mark.parametrize("solver", LINEAR, ids=name)
+def test_every_linear_solver_is_a_table(solver, process):
+    denoiser, times = many(process), KarrasGrid(0.05)(process, 5)
+    table, noise = table_of(solver, process, times), normal(6, 8, seed=1)
+    wanted = sample(denoiser, prior(process, noise, times[0]), times, solver)
+    assert torch.allclose(drawn(denoiser, noise, table), wanted, atol=1e-7)
+
+
+def test_the_table_of_a_published_method_is_the_published_one():
+    process, times = LinearVP(), KarrasGrid(0.05)(LinearVP(), 4)
+    assert table_of(DDIM(), process, times).solver.rows == tuple(
+        pytest.approx((*[0.0] * i, 1.0), abs=1e-9) for i in range(4)
+    )
+    rows = table_of(DPMSolverPP2M(), process, times).solver.rows
+    steps = -process.log_snr(times[:4]).diff()  # (log alpha / sigma), twice over
+    for i in (1, 2):
+        r = (steps[i] / steps[i - 1] / 2).item()
+        assert rows[i] == pytest.approx((*[0.0] * (i - 1), -r, 1 + r), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [(Heun(), "two calls at one time"), (Ancestral(), "adds noise")],
+    ids=name,
+)
+def test_a_solver_without_a_table_is_refused(solver, message):
+    times = KarrasGrid(0.05)(Karras(), 4)
+    with pytest.raises(ValueError, match=message):
+        table_of(solver, Karras(), times)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+def test_a_constant_estimate_is_integrated_exactly(process):
+    """Whatever the weights: x_s = alpha_s D + sigma_s eps at every s."""
+    weights = normal(5, 5, seed=2).tril(-1)
+    rows = tuple((*row[:i].tolist(), 1 - row.sum().item()) for i, row in enumerate(weights))
+    image, eps = normal(8, seed=3), normal(4, 8, seed=5)
+    times = TunedGrid((20.0, 5.0, 1.0, 0.3, 0.1))
+    if process.largest_ratio < 20:
+        times = TunedGrid((9.0, 5.0, 1.0, 0.3, 0.1))
+    times = times(process, 5)
+    start = process.diffuse(image.expand(4, 8), times[0], eps)
+    solver = TunedSolver(rows)
+    for point in trajectory(constant(process, image), start, times, solver):
+        assert torch.allclose(point.x, process.diffuse(image.expand(4, 8), point.t, eps))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TunedGrid((1.0, 2.0)), "each below the one before"),
+        (lambda: TunedGrid((1.0, 0.0)), "above 0"),
+        (lambda: TunedGrid((float("inf"), 1.0)), "above 0"),
+        (lambda: TunedGrid(()), "wanted"),
+        (lambda: TunedSolver(((1.0,), (0.5, 0.6))), "sum 1"),
+        (lambda: TunedSolver(((1.0,), (1.0,))), "2 numbers"),
+        (lambda: TunedGrid((2.0, 1.0))(Karras(), 3), "--nfe 3"),
+        (lambda: TunedGrid((200.0, 1.0))(Karras(), 2), "ends at 80"),
+    ],
+)
+def test_what_is_no_table_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_more_steps_than_rows_are_refused():
+    denoiser, times = many(Karras()), KarrasGrid()(Karras(), 3)
+    with pytest.raises(ValueError, match="step 3 of a solver that was tuned for 2"):
+        sample(denoiser, normal(1, 8), times, TunedSolver(((1.0,), (-0.5, 1.5))))
+
+
+def test_a_table_is_its_own_json():
+    table = table_of(DPMSolverPP2M(), Karras(), KarrasGrid()(Karras(), 6))
+    for value in (table.grid, table.solver):
+        assert from_dict(to_dict(value)) == value
+
+
+# --- the closed form
+
+
+@pytest.mark.parametrize("process", PROCESSES[:3], ids=name)
+def test_the_fit_finds_the_method_that_the_teacher_is(process):
+    """From DDIM's weights, by least squares on the teacher's points: DPM-Solver++(3M)'s."""
+    denoiser, times, noise = many(process), KarrasGrid(0.05)(process, 5), normal(40, 8, seed=6)
+    start = prior(process, noise, times[0])
+    points = {p.t.item(): p.x for p in trajectory(denoiser, start, times, DPMSolverPP(3))}
+    begun = table_of(DDIM(), process, times)
+    target = lambda s: points[min(points, key=lambda t: abs(t - s.item()))]  # noqa: E731
+    found = fitted_rows(denoiser, noise, None, begun, target, fade=0.0)
+    for row, wanted in zip(found.solver.rows, table_of(DPMSolverPP(3), process, times).solver.rows):
+        assert row == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_strong_ridge_keeps_the_weights():
+    denoiser, times, noise = many(Karras()), KarrasGrid(0.05)(Karras(), 4), normal(20, 8, seed=6)
+    begun = table_of(DPMSolverPP2M(), Karras(), times)
+    found = fitted_rows(denoiser, noise, None, begun, lambda s: normal(20, 8, seed=9), fade=1e12)
+    for row, wanted in zip(found.solver.rows, begun.solver.rows):
+        assert row == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_path_is_known_between_its_points():
+    """At the points themselves, and where D is constant everywhere."""
+    process, image, noise = LinearVP(), normal(8, seed=3), normal(4, 8, seed=1)
+    path = teacher_path(constant(process, image), noise, None)
+    for point in path:
+        assert torch.equal(on_path(path, process, point.t), point.x)
+    start = path[0].t
+    eps = (path[0].x - process.alpha(start) * image) / process.sigma(start)
+    for ratio in (11.0, 0.7, 0.0031, 0.001):
+        s = process.time_at_ratio(f64(ratio))
+        wanted = process.diffuse(image.expand(4, 8), s, eps)
+        assert torch.allclose(on_path(path, process, s), wanted)
+
+
+# --- the gradient
+
+
+def test_knobs_give_back_the_table_they_were_set_by():
+    table = table_of(DPMSolverPP2M(), Karras(), KarrasGrid(0.02, 20.0)(Karras(), 6))
+    back = Knobs.of(table, span_of(Karras())).table()
+    assert back.grid.ratios == pytest.approx(table.grid.ratios)
+    for row, wanted in zip(back.solver.rows, table.solver.rows):
+        assert row == pytest.approx(wanted, abs=1e-9)
+
+
+def test_times_fall_and_rows_sum_to_1_whatever_the_knobs_are():
+    knobs = Knobs(3 * normal(8, seed=1), 3 * normal(7, 7, seed=2), (log(80), log(0.002)))
+    table = knobs.table()  # which refuses anything else
+    assert len(table.grid.ratios) == len(table.solver.rows) == 7
+    assert table.grid.ratios[0] < 80
+    assert table.grid.ratios[-1] > 0.002
+    assert all(a > b for a, b in pairwise(table.grid.ratios))
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+def test_what_the_gradient_sees_is_what_is_sampled(process):
+    denoiser = many(process)
+    pairs, _ = pairs_of(denoiser, 5, seed=1)
+    table = table_of(DPMSolverPP2M(), process, KarrasGrid(0.05, 9.0)(process, 5))
+    knobs = Knobs.of(table, span_of(process))
+    wanted = drawn(denoiser, pairs.noise, knobs.table())
+    assert torch.allclose(unrolled(denoiser, pairs, knobs), wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("process", [Karras(), RectifiedFlow()], ids=name)
+def test_tuned_is_nearer_than_every_fixed_solver_on_new_noise(process):
+    denoiser = many(process)
+    learn = pairs_of(denoiser, 64, seed=1)[0]
+    apart, judge = pairs_of(denoiser, 64, seed=2)[0], pairs_of(denoiser, 96, seed=3)[0]
+    rivals = best_of_each(surveyed(denoiser, learn.at(torch.arange(32)), 5))
+    assert {rival.name for rival in rivals} == set(FIXED)
+    best = next(rival for rival in rivals if rival.name not in ("heun", "kdpm2"))
+    times = best.grid(process, best.steps)
+    start = table_of(best.solver, process, times)
+    tuned = refined(denoiser, learn, apart, start, lambda step: step / 40)
+    least = min(measured(denoiser, judge, rival).distance for rival in rivals)
+    assert distance(denoiser, judge, tuned) < 0.9 * least
+
+
+def test_refining_never_ends_farther_from_what_is_kept_apart():
+    denoiser = many(Karras())
+    pairs, _ = pairs_of(denoiser, 16, seed=1)
+    start = table_of(IPNDM(), Karras(), KarrasGrid(0.1, 20.0)(Karras(), 5))
+    wrong = Pairs(pairs.noise, pairs.images + 5, None)  # there is nothing good to learn here
+    told = []
+    found = refined(
+        *(denoiser, wrong, pairs, start, lambda step: step / 20),
+        notice=lambda share, least: told.append((share, least)),
+    )
+    assert distance(denoiser, pairs, found) <= distance(denoiser, pairs, start)
+    assert [share for share, _ in told] == sorted(share for share, _ in told)
+    assert told[0][0] == 0
+
+
+# --- rivals
+
+
+def test_a_survey_that_is_late_looks_at_one_grid_only():
+    denoiser = many(Karras())
+    pairs, _ = pairs_of(denoiser, 2, seed=1)
+    found = surveyed(denoiser, pairs, 3, late=lambda: True)
+    assert len(found) == len(FIXED)
+    assert len({rival.grid for rival in found}) == 1
+
+
+def test_a_fixed_solver_gets_as_many_steps_as_its_calls_allow():
+    counts = {
+        ("heun", 5): 3,
+        ("heun", 6): 3,
+        ("ddim", 6): 6,
+        ("kdpm2", 6): 3,
+        ("unipc", 4): 4,
+    }
+    for (solver, calls), steps in counts.items():
+        assert steps_within(FIXED[solver], KarrasGrid(), Karras(), calls) == steps
+    assert steps_within(FIXED["ddim"], UniformGrid(), RectifiedFlow(), 4) == 4
+    assert steps_within(FIXED["ddim"], TrailingGrid(), LinearBetas(), 4) == 4
+
+
+def test_a_distance_is_the_root_mean_square():
+    table = Table(TunedGrid((1.0,)), TunedSolver(((1.0,),)))
+    image = normal(8, seed=3)
+    pairs = Pairs(normal(3, 8), image.expand(3, 8) + 2, None)
+    assert distance(constant(Karras(), image), pairs, table) == pytest.approx(2.0)
