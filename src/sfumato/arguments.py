@@ -124,6 +124,8 @@ class Train:
     """1 grey, 3 RGB."""
     limit: Count = None
     """Use only so many images."""
+    cache: bool = True
+    """Keep sets of many files decoded on the disk; --no-cache decodes them at every start."""
     labels: bool = True
     """--no-labels ignores the classes."""
     captions: bool = False
@@ -292,6 +294,14 @@ class Evaluate:
     """Which of the run's own images; with --data, test is the part that its authors named so."""
     flow: bool = False
     """Also the bits of the probability-flow ODE, for continuous processes; slow."""
+    samples: Count = None
+    """Also draw so many images, by the run's own sampler, and measure them beside real ones."""
+    features: Text = None
+    """What drawn images are compared by: auto, mnist, fashion, efficientnet, inception or judge."""
+    weights: Folder = None
+    """Of --features inception: its file."""
+    against: Literal["train", "held-out", "test"] = "train"
+    """Which of the run's images the drawn ones are compared to; test may be its authors' part."""
     best: bool = False
     """The average that had the lowest held-out loss, instead of the last one."""
     device: Device = "auto"

@@ -14,7 +14,7 @@ seed + i alone, not on the batch.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import log1p, sqrt
+from math import log1p
 
 import torch
 from torch import Tensor
@@ -25,25 +25,12 @@ from .denoiser import Cond, Denoiser, OnProcess
 from .grids import karras_times
 from .guidance import map_cond
 from .likelihood import bits_per_dim, hutchinson, log_likelihood
+from .measuring import Estimate
 from .process import Karras, LinearVP, Process
 from .sampling import SeededNoise
 
 Progress = Callable[[int, int], None]  # (done, of)
 BIN = 2 / 255  # the width of an 8-bit level in [-1, 1]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over images and the standard deviation of that mean."""
-
-    mean: float
-    error: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> "Estimate":
-        """values: (N,), one an image."""
-        values = values.double()
-        return cls(values.mean().item(), values.std().item() / sqrt(len(values)))
 
 
 @dataclass(frozen=True)

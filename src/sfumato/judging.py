@@ -1,17 +1,12 @@
-"""One evaluator for all contestants: features of images, and how far two sets of them are apart.
+"""One evaluator for all contestants: features of images made of the data set itself.
 
-    d^2 = |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))
-
-is the squared Frechet distance of two Gaussians, N(m_1, C_1) and N(m_2, C_2): Dowson and Landau
-(1982). Here of Gaussians fitted to features of a small network, in float64. Since C_1 C_2 has the
-eigenvalues of the symmetric C_1^(1/2) C_2 C_1^(1/2), the trace of its root is the sum of theirs.
-
-The network comes from the data set at hand and nothing is downloaded. Where images have classes it
-is a classifier of the clean training images, so that it can also say whether a sample is of the
-class that was asked for; else its weights are random and never trained. A distance is therefore in
-units of this evaluator alone: it compares the contestants that it measured, at one n, and is no
-published number. What a perfect model would get at that n is the distance of as many real images
-that were held out, the floor.
+How far sets of images are apart is measuring.frechet of these features. The network comes from the
+data set at hand and nothing is downloaded. Where images have classes it is a classifier of the
+clean training images, so that it can also say whether a sample is of the class that was asked for;
+else its weights are random and never trained. A distance is therefore in units of this evaluator
+alone: it compares the contestants that it measured, at one n, and is no published number. What a
+perfect model would get at that n is the distance of as many real images that were held out, the
+floor.
 """
 
 import json
@@ -31,6 +26,7 @@ from .codec import Pixels
 from .data import ImageData, batch_indices, generator_at
 from .interop.limits import check_sizes
 from .interop.reading import json_of, naming, tensors_of
+from .measuring import Moments, frechet
 from .storage import commit_folder, read_folder
 from .training import Batch, TrainConfig, TrainState, take_step
 
@@ -41,66 +37,6 @@ FULL_SIZE = 32  # pixels a side up to which the first layer looks at every pixel
 SMALLEST = 8  # pixels a side that the last layer is left with, about
 
 Notice = Callable[[int, int], None]  # (steps done, of)
-
-
-# --- the distance
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """count images, the mean (D,) of their features and the scatter (D, D), float64.
-
-    scatter: sum of (f - mean)(f - mean)^T.
-    """
-
-    count: int
-    mean: Tensor
-    scatter: Tensor
-
-    @classmethod
-    def of(cls, features: Tensor) -> "Moments":
-        """features: (N, D), N >= 1."""
-        wide = features.double()
-        apart = wide - wide.mean(0)
-        return cls(len(wide), wide.mean(0), apart.mT @ apart)
-
-    def merged(self, other: "Moments") -> "Moments":
-        """The moments of both sets together: Chan, Golub and LeVeque (1979), for matrices."""
-        count, gap = self.count + other.count, other.mean - self.mean
-        share = other.count / count
-        scatter = self.scatter + other.scatter + self.count * share * torch.outer(gap, gap)
-        return Moments(count, self.mean + share * gap, scatter)
-
-    @property
-    def covariance(self) -> Tensor:
-        """(D, D), without bias.
-
-        Raises: ValueError for fewer than 2 images.
-        """
-        if self.count < 2:
-            raise ValueError(f"{self.count} image has no spread: a covariance wants 2 or more.")
-        return self.scatter / (self.count - 1)
-
-
-def frechet(first: Moments, second: Moments) -> float:
-    """d^2 of the Gaussians with these moments; 0 where they agree, to about 1e-6 of the traces.
-
-    It falls as images are added to either set though their source stays the same (its bias is
-    about D / n): only distances at one n compare.
-
-    Raises: ValueError where a set has fewer than 2 images, or the features differ in number.
-    """
-    if first.mean.shape != second.mean.shape:
-        raise ValueError(
-            f"{len(first.mean)} and {len(second.mean)} features: measure both sets by one judge."
-        )
-    one, two = first.covariance, second.covariance
-    values, vectors = torch.linalg.eigh(one)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
-    product = root @ two @ root
-    overlap = torch.linalg.eigvalsh((product + product.mT) / 2).clamp(min=0).sqrt().sum()
-    gap = (first.mean - second.mean).square().sum()
-    return max(0.0, (gap + one.trace() + two.trace() - 2 * overlap).item())
 
 
 # --- the features
@@ -156,6 +92,7 @@ class Eye(nn.Module):
 class Judge:
     """The evaluator: its network, and what standardizes its features over the training images.
 
+    eye: forward gives features of x in [-1, 1], and `logits` the classes of these.
     mean, std: (D,) float64 of the features as they are; judged ones have mean 0 and deviation 1.
     facts: how it was made, as plain JSON values.
     """
@@ -173,24 +110,34 @@ class Judge:
             return f"{self.config.features} features of a network with random, untrained weights"
         return f"{self.config.features} features of a classifier trained on the same images"
 
-    @torch.no_grad()
     def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(features (N, D) float64, standardized; classes (N,) int64) of uint8 images, on the CPU.
 
         Classes mean nothing where the judge knows none.
         """
-        device = next(self.eye.parameters()).device
-        features, classes = [], []
-        for part in images.split(AT_ONCE):
-            raw = self.eye(Pixels().encode(part.to(device)))
-            features.append(raw.double().cpu())
-            classes.append(self.eye.logits(raw).argmax(1).cpu())
-        return (torch.cat(features) - self.mean) / self.std, torch.cat(classes)
+        return standardized(self.eye, images, self.mean, self.std)
 
     def moments(self, images: Tensor) -> Moments:
         """The moments of the features of uint8 images, (N, C, H, W)."""
         parts = [Moments.of(self.look(part)[0]) for part in images.split(AT_ONCE)]
         return reduce(Moments.merged, parts)
+
+
+@torch.no_grad()
+def standardized(
+    eye: nn.Module, images: Tensor, mean: Tensor, std: Tensor
+) -> tuple[Tensor, Tensor]:
+    """((features - mean) / std, (N, D) float64; classes (N,)) of uint8 images, on the CPU.
+
+    eye: features of x in [-1, 1], and by `logits` the classes of these.
+    """
+    device = next(eye.parameters()).device
+    features, classes = [], []
+    for part in images.split(AT_ONCE):
+        raw = eye(Pixels().encode(part.to(device)))
+        features.append(raw.double().cpu())
+        classes.append(eye.logits(raw).argmax(1).cpu())  # type: ignore[operator]
+    return (torch.cat(features) - mean) / std, torch.cat(classes)
 
 
 @dataclass(frozen=True)

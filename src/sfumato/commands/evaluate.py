@@ -3,6 +3,8 @@
 RUN/evaluation/evaluation.json   every number, beside the words that say what it is of
 RUN/evaluation/evaluation.png    the bound's terms, losses by noise level, or images and what is
                                  decoded of them
+RUN/evaluation/nearest.png       with --samples: drawn images above their nearest training images
+RUN/evaluation/spectrum.png      with --samples: their power by frequency beside that of real ones
 """
 
 import json
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import Evaluate, UsageError
-from ..assembly import splits_of
+from ..assembly import Splits, splits_of
 from ..config import AnyRun, Run
 from ..console import Reporter, count, facts_block, reading
 from ..data import ImageData, fingerprint, spread, subset
@@ -24,7 +26,9 @@ from ..kinds import read_run
 from ..noising import ScaledInput
 from ..page import write_page
 from ..planning import data_of
+from ..quality import LEAST, Real, control_of
 from ..storage import write_file
+from .drawn import Drawn, measure_drawn
 from .measures import MEASURES, Report, Subject
 
 Say = Callable[[str], None]
@@ -44,17 +48,24 @@ def run_evaluate(args: Evaluate) -> None:
     run, card = read_run(folder), read_card(folder)
     if args.flow:
         check_flow(run)
+    check_drawing(args, run)
     with Reporter(quiet=args.quiet) as reporter:
         data, told = images_of(args, run, card, reporter.say)
         subject = Subject(folder, run, data, told, device, args, reporter.say)
         report = MEASURES[type(run)](subject)
-        out = write(subject, report)
+        drawn = None
+        if args.samples is not None:
+            drawn = measure_drawn(subject, real_images(args, run, card, reporter.say))
+        out = write(subject, report, drawn)
         write_page(folder)
         title = f"{folder}, step {report.step:,}, {subject.weights} weights"
         reporter.say(facts_block(title, {"images": told, **report.words}))
         for note in report.notes:
             reporter.say(note)
-        reporter.say(f"Written to {out}: evaluation.json, evaluation.png")
+        if drawn is not None:
+            reporter.say(drawn.words)
+        more = ", nearest.png, spectrum.png" if drawn is not None else ""
+        reporter.say(f"Written to {out}: evaluation.json, evaluation.png{more}")
 
 
 def check_flow(run: AnyRun) -> None:
@@ -70,8 +81,21 @@ def check_flow(run: AnyRun) -> None:
         )
 
 
-def write(subject: Subject, report: Report) -> Path:
-    """evaluation.json and evaluation.png in a new folder, beside those of earlier times."""
+def check_drawing(args: Evaluate, run: AnyRun) -> None:
+    """Raises UsageError where images can't be drawn, or flags on them are of no use."""
+    if args.samples is None:
+        for name in ("features", "weights"):
+            if getattr(args, name) is not None:
+                raise UsageError(f"--{name} is of drawn images: give --samples N too.")
+        return
+    if not isinstance(run, Run):
+        raise UsageError(f"--samples: a {type(run).__name__} draws no images; leave it out.")
+    if args.samples < LEAST:
+        raise UsageError(f"--samples {args.samples}; at least {LEAST} are needed, better 1,000.")
+
+
+def write(subject: Subject, report: Report, drawn: Drawn | None = None) -> Path:
+    """evaluation.json and the pictures in a new folder, beside those of earlier times."""
     made = {
         "made_by": "sfumato evaluate",
         "run": subject.folder.name,
@@ -81,9 +105,13 @@ def write(subject: Subject, report: Report) -> Path:
         "images": subject.told,
     }
     data = {"count": len(subject.data), "fingerprint": fingerprint(subject.data)}
-    text = json.dumps(plain({**made, **data, **report.numbers}), indent=1, allow_nan=False)
+    quality = {} if drawn is None else {"drawn": drawn.numbers}
+    found = plain({**made, **data, **report.numbers, **quality})
+    text = json.dumps(found, indent=1, allow_nan=False)
     out = new_folder(subject.folder, "evaluation")
     report.draw(out / "evaluation.png", made)
+    if drawn is not None:
+        drawn.draw(out, made)
     write_file(out / "evaluation.json", text.encode())
     return out
 
@@ -124,6 +152,19 @@ def own_images(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> ImageDa
 
     Raises: ValueError where there are none, or the images are not those that it was trained on.
     """
+    splits = own_splits(args, run, card, say)
+    part = {"held-out": splits.held_out, "test": splits.test}[args.split]
+    if part is None:
+        other = "--split held-out, or --data" if args.split == "test" else "--data"
+        raise ValueError(f"{args.run} kept no {args.split} images apart: give {other}.")
+    return part
+
+
+def own_splits(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> Splits:
+    """All of the run's own images.
+
+    Raises: ValueError where none are known, or they are not those that it was trained on.
+    """
     if not card.images:
         raise ValueError(
             f"{args.run} was imported without images, so none are known to be held out: give "
@@ -137,12 +178,39 @@ def own_images(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> ImageDa
             "pixels, labels or order changed. Which of them it held out can't be known: bring the "
             "old ones back, or give others with --data."
         )
-    splits = splits_of(run.data, data)
-    part = {"held-out": splits.held_out, "test": splits.test}[args.split]
-    if part is None:
-        other = "--split held-out, or --data" if args.split == "test" else "--data"
-        raise ValueError(f"{args.run} kept no {args.split} images apart: give {other}.")
-    return part
+    return splits_of(run.data, data)
+
+
+def real_images(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> tuple[str, Real]:
+    """(what drawn images are compared to, in words, and these with the others that measures need).
+
+    Raises: ValueError where the run has none of those that --against names.
+    """
+    assert args.samples is not None
+    if args.data is not None:
+        whole = given_images(args, args.data, run, card, say)
+        reference, control = control_of(whole, None, args.samples)
+        return f"images of {whole.name}", Real(reference, control, None, None)
+    splits = own_splits(args, run, card, say)
+    test = test_part(run, card, splits, say) if args.against == "test" else splits.test
+    unseen = splits.held_out if test is None else test
+    chosen = {"train": splits.train, "held-out": splits.held_out, "test": test}[args.against]
+    if chosen is None:
+        raise ValueError(f"{args.run} kept no {args.against} images: give another --against.")
+    others = unseen if args.against == "train" else splits.train
+    reference, control = control_of(chosen, others, args.samples)
+    return f"{args.against} images of {chosen.name}", Real(reference, control, splits.train, unseen)
+
+
+def test_part(run: AnyRun, card: DataCard, splits: Splits, say: Say) -> ImageData:
+    """The images that the run kept for a test, or else those that their authors named so.
+
+    Raises: ValueError where there are none.
+    """
+    if splits.test is not None:
+        return splits.test
+    config = replace(run.data, split="test", limit=None)
+    return data_of(replace(run, data=config), card, reading(say))
 
 
 def given_images(args: Evaluate, source: str, run: AnyRun, card: DataCard, say: Say) -> ImageData:

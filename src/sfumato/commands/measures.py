@@ -32,9 +32,10 @@ from ..console import reading
 from ..data import ImageData, generator_at
 from ..denoiser import Clipped, Cond
 from ..discrete import DiscreteVP
-from ..evaluation import Estimate, FlowBits, VariationalBits, as_chain, flow_bits, variational_bits
+from ..evaluation import FlowBits, VariationalBits, as_chain, flow_bits, variational_bits
 from ..latents import measure
 from ..loading import Loaded, load_run, load_weights
+from ..measuring import Estimate
 from ..objective import draws
 from ..pictures import grid, save_png
 from ..plots import bars_figure, bound_figure

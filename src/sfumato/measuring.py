@@ -1,0 +1,352 @@
+"""How far one set of images is from another, on features of them: float64, pure functions.
+
+Frechet distance   |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))
+                   of Gaussians N(m, C): Dowson and Landau (1982); Heusel et al. (2017), section 3
+kernel distance    mean k(x, x') + mean k(y, y') - 2 mean k(x, y),  x other than x', y than y',
+                   k(a, b) = (a . b / D + 1)^3: Binkowski et al. (2018), section 4 (from memory)
+precision          the share of drawn images inside any real image's ball, which reaches to its
+                   k-th nearest real one; recall: the same with the roles changed:
+                   Kynkaanniemi et al. (2019), eqs. 1 and 2 (from memory)
+density            the mean number of real balls that a drawn image is in, over k
+coverage           the share of real balls with a drawn image in them:
+                   Naeem et al. (2020), eqs. 3 and 4 (from memory)
+
+With A A^T = C_1 and B B^T = C_2 the trace of the root is the sum of the singular values of A^T B.
+Of the same images all distances fall or rise with n, so numbers compare at one n only, and each
+says little without its floor: the same measure of as many other real images.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from .data import generator_at
+
+AT_ONCE = 1000  # rows of a table of distances that is never held whole
+BLOCKS = 20  # of images that are left out in turn
+COPY = 0.01  # of the held-out images are as near to a training image as what is called a copy
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, and the standard deviation that another draw of the images would give it."""
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Estimate":
+        """The mean of values, (N,), one an image."""
+        values = values.double()
+        return cls(values.mean().item(), values.std().item() / sqrt(len(values)))
+
+    @classmethod
+    def share(cls, found: Tensor) -> "Estimate":
+        """The share of true ones of found, (N,) bool.
+
+        The error is that of two more of either kind, so that none of 60 is not 0 without a doubt:
+        sqrt(p (1 - p) / (N + 4)), p = (k + 2) / (N + 4): Agresti and Coull (1998) (from memory).
+        """
+        count = len(found)
+        near = (int(found.sum()) + 2) / (count + 4)
+        return cls(found.double().mean().item(), sqrt(near * (1 - near) / (count + 4)))
+
+
+# --- Gaussians
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """count images, the mean (D,) of their features and the scatter (D, D), float64.
+
+    scatter: sum of (f - mean)(f - mean)^T.
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Moments":
+        """features: (N, D), N >= 1."""
+        wide = features.double()
+        apart = wide - wide.mean(0)
+        return cls(len(wide), wide.mean(0), apart.mT @ apart)
+
+    def merged(self, other: "Moments") -> "Moments":
+        """The moments of both sets together: Chan, Golub and LeVeque (1979), for matrices."""
+        count, gap = self.count + other.count, other.mean - self.mean
+        share = other.count / count
+        scatter = self.scatter + other.scatter + self.count * share * torch.outer(gap, gap)
+        return Moments(count, self.mean + share * gap, scatter)
+
+    @property
+    def covariance(self) -> Tensor:
+        """(D, D), without bias.
+
+        Raises: ValueError for fewer than 2 images.
+        """
+        if self.count < 2:
+            raise ValueError(f"{self.count} image has no spread: a covariance wants 2 or more.")
+        return self.scatter / (self.count - 1)
+
+
+def frechet(first: Moments, second: Moments) -> float:
+    """The squared distance d^2 of the Gaussians with these moments; 0 where they agree.
+
+    It falls as images are added to either set though their source stays the same (its bias is
+    about D / n): only distances at one n compare. Covariances may lack rank.
+
+    Raises: ValueError where a set has fewer than 2 images, the features differ in number, or one
+    is not finite.
+    """
+    return _gaussians_apart(first, second, root(second))
+
+
+def root(moments: Moments) -> Tensor:
+    """A (D, D) with A A^T the covariance; directions of less than the rounding's power are none.
+
+    Raises: ValueError where a feature is not finite.
+    """
+    if not torch.isfinite(moments.scatter).all():
+        raise ValueError("a feature is NaN or infinite, so the images are no distance apart.")
+    values, vectors = torch.linalg.eigh(moments.covariance)
+    least = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+    return vectors * torch.where(values > least, values, 0.0).sqrt()
+
+
+def _gaussians_apart(first: Moments, second: Moments, root_of_second: Tensor) -> float:
+    if first.mean.shape != second.mean.shape:
+        raise ValueError(
+            f"{len(first.mean)} and {len(second.mean)} features: measure both sets by one network."
+        )
+    overlap = torch.linalg.svdvals(root(first).mT @ root_of_second).sum()
+    gap = (first.mean - second.mean).square().sum()
+    traces = first.covariance.trace() + second.covariance.trace()
+    return max(0.0, (gap + traces - 2 * overlap).item())
+
+
+def frechet_estimate(features: Tensor, reference: Moments, blocks: int = BLOCKS) -> Estimate:
+    """d^2 of features, (N, D), from the reference, and its error from the draw of these N.
+
+    The error is the jackknife's: of d^2 without each of `blocks` random parts in turn. A bootstrap
+    would not do, since images that come twice make the set poorer and the distance larger.
+    """
+    parts = _parts(features, min(blocks, len(features) // 2))
+    moments = [Moments.of(part) for part in parts]
+    known = root(reference)
+    value = _gaussians_apart(reduce(Moments.merged, moments), reference, known)
+    if len(moments) < 2:
+        return Estimate(value, float("inf"))
+    without = [
+        _gaussians_apart(reduce(Moments.merged, moments[:i] + moments[i + 1 :]), reference, known)
+        for i in range(len(moments))
+    ]
+    return Estimate(value, _jackknife(torch.tensor(without, dtype=torch.float64)))
+
+
+def _parts(features: Tensor, count: int) -> list[Tensor]:
+    """Random ones: images are often drawn in the order of their classes."""
+    order = torch.randperm(len(features), generator=generator_at(0, "blocks"))
+    return [features[index] for index in order.tensor_split(max(1, count))]
+
+
+def _jackknife(without: Tensor) -> float:
+    """sqrt((B - 1) / B sum (value without block b - their mean)^2)."""
+    return ((len(without) - 1) * without.var(correction=0)).sqrt().item()
+
+
+# --- kernels
+
+
+def mmd(first: Tensor, second: Tensor) -> float:
+    """The squared maximum mean discrepancy of features (N, D) and (M, D), without bias.
+
+    May be negative, and is 0 on average where both are of one source.
+
+    Raises: ValueError for fewer than 2 of either.
+    """
+    if min(len(first), len(second)) < 2:
+        raise ValueError(f"{len(first)} and {len(second)} images; at least 2 of each are needed.")
+    within = [_off_diagonal(_kernel(one, one)) for one in (first.double(), second.double())]
+    return (sum(within) - 2 * _kernel(first.double(), second.double()).mean()).item()
+
+
+def _kernel(first: Tensor, second: Tensor) -> Tensor:
+    return (first @ second.mT / first.shape[1] + 1) ** 3
+
+
+def _off_diagonal(kernel: Tensor) -> Tensor:
+    count = len(kernel)
+    return (kernel.sum() - kernel.trace()) / (count * (count - 1))
+
+
+def kernel_distance(
+    first: Tensor, second: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
+) -> Estimate:
+    """The mean of mmd over random subsets of `size` images of either set: KID on other features.
+
+    The size is at most half of the smaller set. Subsets overlap, so the error of their mean is
+    taken to be that of as many as would not: n / size.
+
+    Raises: ValueError for fewer than 4 images of either set.
+    """
+    least = min(len(first), len(second))
+    if least < 4:
+        raise ValueError(f"{len(first)} and {len(second)} images; at least 4 of each are needed.")
+    size, dice = min(size, least // 2), generator_at(seed, "subsets")
+    values = [
+        mmd(*(one[torch.randperm(len(one), generator=dice)[:size]] for one in (first, second)))
+        for _ in range(subsets)
+    ]
+    all_of_them = torch.tensor(values, dtype=torch.float64)
+    error = all_of_them.std().item() * sqrt(size / least)
+    return Estimate(all_of_them.mean().item(), error)
+
+
+# --- neighbours
+
+
+def _distances(first: Tensor, second: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(rows of first, their Euclidean distances (rows, M) to all of second), some at a time."""
+    squares = second.square().sum(1)
+    for start in range(0, len(first), AT_ONCE):
+        part = first[start : start + AT_ONCE]
+        apart = part.square().sum(1)[:, None] + squares - 2 * part @ second.mT
+        yield slice(start, start + len(part)), apart.clamp(min=0).sqrt()
+
+
+def radii(features: Tensor, k: int) -> Tensor:
+    """(N,) distances to the k-th nearest other of features, (N, D).
+
+    Raises: ValueError where there are not k others.
+    """
+    if not 1 <= k < len(features):
+        raise ValueError(f"k = {k} neighbours of {len(features)} images: give 1 to N - 1.")
+    found = []
+    for rows, distances in _distances(features, features):
+        distances[torch.arange(len(distances)), torch.arange(rows.start, rows.stop)] = float("inf")
+        found.append(distances.kthvalue(k, 1).values)
+    return torch.cat(found)
+
+
+def inside(points: Tensor, centres: Tensor, reach: Tensor) -> Tensor:
+    """(N,) int64: in how many of the balls of reach (M,) about centres (M, D) each point is."""
+    counts = [(distances <= reach).sum(1) for _, distances in _distances(points, centres)]
+    return torch.cat(counts)
+
+
+def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[Estimate, Estimate]:
+    """(precision, recall) of features (N, D), (M, D); each error takes the balls as given."""
+    real, drawn = real.double(), drawn.double()
+    precision = inside(drawn, real, radii(real, k)) > 0
+    recall = inside(real, drawn, radii(drawn, k)) > 0
+    return Estimate.share(precision), Estimate.share(recall)
+
+
+def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[Estimate, Estimate]:
+    """(density, coverage) of features (N, D), (M, D); density is 1 on average for real images.
+
+    Each error takes the other set as given. Coverage of N real by M more of the same source is on
+    average 1 - prod over j = 0 .. k - 1 of (N - 1 - j) / (N + M - 1 - j), about 1 - 2^-k: Naeem et
+    al. (2020), lemma 2 (from memory).
+    """
+    real, drawn = real.double(), drawn.double()
+    reach = radii(real, k)
+    density = inside(drawn, real, reach).double() / k
+    return Estimate.of(density), Estimate.share(nearest(real, drawn)[0] <= reach)
+
+
+def nearest(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """(distances (N,) float64, indices (N,)) of the nearest of references (M, D) to each query.
+
+    The nearest is looked for in the given precision; its distance is exact.
+    """
+    index = torch.cat([distances.argmin(1) for _, distances in _distances(queries, references)])
+    exact = [
+        (query.double() - references[at].double()).square().sum(1).sqrt()
+        for query, at in zip(queries.split(AT_ONCE), index.split(AT_ONCE))
+    ]
+    return torch.cat(exact), index
+
+
+# --- memory
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Whether drawn images are nearer to the training images than unseen real ones are.
+
+    closer: the chance that a drawn image is, of a drawn and a held-out one at random; 0.5 where
+    nothing was learned by heart: the U statistic of Meehan et al. (2020), over N M.
+    copies: the share of drawn images nearer than all but COPY of the held-out ones, so COPY is what
+    to expect. exact: drawn images that are a training image, to the last digit.
+    """
+
+    closer: Estimate
+    copies: Estimate
+    exact: int
+
+
+def memory(drawn: Tensor, held_out: Tensor) -> Memory:
+    """From the distances to the nearest training image of drawn (N,) and held-out (M,) images."""
+    ordered = held_out.double().sort().values
+    drawn = drawn.double()
+    below = torch.searchsorted(ordered, drawn, side="left")
+    up_to = torch.searchsorted(ordered, drawn, side="right")
+    beaten = 1 - (below + up_to).double() / (2 * len(ordered))  # share of held-out that is farther
+    mine, theirs = Estimate.of(beaten), Estimate.of(_beaten_by(drawn, ordered))
+    closer = Estimate(mine.mean, sqrt(mine.error**2 + theirs.error**2))
+    copies = Estimate.share(drawn < ordered.quantile(COPY))
+    return Memory(closer, copies, int((drawn == 0).sum()))
+
+
+def _beaten_by(drawn: Tensor, held_out: Tensor) -> Tensor:
+    """(M,) the share of the drawn distances that are smaller than each held-out one."""
+    ordered = drawn.sort().values
+    smaller = torch.searchsorted(ordered, held_out, side="left")
+    up_to = torch.searchsorted(ordered, held_out, side="right")
+    return (smaller + up_to).double() / (2 * len(ordered))
+
+
+def repeats(images: Tensor) -> int:
+    """How many of the uint8 images, (N, C, H, W), are the same as an earlier one of them."""
+    return len(images) - len(torch.unique(images.flatten(1), dim=0))
+
+
+# --- classes
+
+
+def class_accuracy(found: Tensor, asked: Tensor) -> Estimate:
+    """The share of images whose class, (N,), is the one that was asked for, (N,)."""
+    return Estimate.share(found == asked)
+
+
+def class_balance(found: Tensor, shares: Tensor, seed: int = 0) -> Estimate:
+    """sum_k min(share of class k in found (N,), shares_k (K,)): 1 in balance, 1 - total variation.
+
+    The error is the bootstrap's. A finite set falls short of 1 by chance, which its floor shows.
+    """
+    wanted = shares.double() / shares.sum()
+
+    def balance(classes: Tensor) -> Tensor:
+        counts = classes.bincount(minlength=len(wanted)).double()
+        return torch.minimum(counts / len(classes), wanted).sum()
+
+    return Estimate(balance(found).item(), bootstrap(balance, found, seed=seed))
+
+
+def bootstrap(
+    statistic: Callable[[Tensor], Tensor], values: Tensor, resamples: int = 200, seed: int = 0
+) -> float:
+    """The standard deviation of a statistic of values, (N, ...), drawn with replacement."""
+    dice = generator_at(seed, "bootstrap")
+    found = [
+        statistic(values[torch.randint(len(values), (len(values),), generator=dice)]).double()
+        for _ in range(resamples)
+    ]
+    return torch.stack(found).std().item()

@@ -1,0 +1,249 @@
+"""What drawn images are worth beside real ones: every measure, its error and its floor.
+
+The floor of a measure is the measure itself, of as many other real images as were drawn: what a
+perfect model would get. A number far below a floor is as suspicious as one far above it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .appearance import Scales, colours, scales
+from .data import ImageData, generator_at, spread, subset
+from .features import Features
+from .measuring import (
+    COPY,
+    Estimate,
+    Memory,
+    Moments,
+    class_accuracy,
+    class_balance,
+    density_coverage,
+    frechet_estimate,
+    kernel_distance,
+    memory,
+    nearest,
+    precision_recall,
+    repeats,
+)
+from .results import Record, Result
+
+Say = Callable[[str], None]
+LEAST = 8  # images of either set, for the neighbours of density
+
+
+@dataclass(frozen=True, eq=False)
+class Real:
+    """Real images to measure with.
+
+    reference: those that the drawn ones are compared to. control: as many as were drawn, none of
+    them in the reference, for the floors. train, unseen: those that the model was trained on and
+    others, for what it may have learned by heart. None where there are none.
+    """
+
+    reference: ImageData
+    control: ImageData | None
+    train: ImageData | None
+    unseen: ImageData | None
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Images (N, C, H, W), and what the network makes of them: features (N, D), classes (N,).
+
+    asked: the class that each should be of, (N,), where that is known.
+    """
+
+    images: Tensor
+    features: Tensor
+    classes: Tensor | None
+    asked: Tensor | None
+
+    @classmethod
+    def by(cls, network: Features, images: Tensor, asked: Tensor | None) -> "Seen":
+        return cls(images, *network.look(images), asked)
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Of each drawn image the nearest other one: (distances (N,), indices (N,)) by either."""
+
+    features: tuple[Tensor, Tensor]
+    pixels: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """All that was found. neighbours: among the training images, or else the reference's.
+
+    scales: of drawn images beside the reference; control: of as many other real ones.
+    """
+
+    results: tuple[Result, ...]
+    neighbours: Neighbours
+    scales: Scales
+    control: Scales | None
+
+
+def quality(
+    network: Features, drawn: Tensor, asked: Tensor | None, real: Real, record: Record, say: Say
+) -> Quality:
+    """Every measure of drawn images, uint8 (N, C, H, W), of the classes asked for, (N,) or None.
+
+    Raises: ValueError for fewer than LEAST images drawn or to compare with, or of another size.
+    """
+    check(drawn, real.reference)
+    say(f"looking at the images by the {network.name} features")
+    seen = Seen.by(network, drawn, asked)
+    yard = Seen.by(network, real.reference.images, None)
+    control = real.control
+    others = None if control is None else Seen.by(network, control.images, control.labels)
+    if asked is None and others is not None:
+        others = Seen(others.images, others.features, others.classes, None)
+    say("measuring")
+    found = measures(network, seen, yard)
+    floors = {} if others is None else measures(network, others, yard)
+    results = [_result(name, value, floors.get(name), record) for name, value in found.items()]
+    known = real.reference if real.train is None else real.train
+    known_features = yard.features if real.train is None else network(known.images)
+    neighbours = neighbours_of(seen.images, seen.features, known.images, known_features)
+    if real.train is not None and real.unseen is not None and len(real.unseen) >= LEAST:
+        unseen = real.unseen.images
+        theirs = neighbours_of(unseen, network(unseen), known.images, known_features)
+        results += memories(neighbours, theirs, record)
+    again = float(repeats(drawn))
+    results.append(Result("Repeated images", again, None, _repeats(others), LOWER, record))
+    gap = scales(drawn, real.reference.images)
+    floor = None if others is None else scales(others.images, real.reference.images)
+    return Quality(tuple(results), neighbours, gap, floor)
+
+
+def check(drawn: Tensor, reference: ImageData) -> None:
+    """Raises ValueError unless both sets are of one size, and large enough."""
+    if drawn.shape[1:] != reference.images.shape[1:]:
+        raise ValueError(
+            f"drawn images are {tuple(drawn.shape[1:])}, those of {reference.name} are "
+            f"{tuple(reference.images.shape[1:])}: compare images of one size."
+        )
+    if min(len(drawn), len(reference)) < LEAST:
+        raise ValueError(
+            f"{len(drawn)} images drawn and {len(reference)} to compare with; at least {LEAST} of "
+            "each are needed."
+        )
+
+
+# --- one set beside another
+
+LOWER, HIGHER, FLOOR = "lower", "higher", "floor"
+Measures = dict[str, tuple[Estimate, str]]
+
+
+def measures(network: Features, seen: Seen, yard: Seen) -> Measures:
+    """name: (value, which way is better) of a set of images beside the reference."""
+    words = f"({network.name} features)"
+    equal = _some(yard.features, len(seen.features))
+    precision, recall = precision_recall(equal, seen.features)
+    density, coverage = density_coverage(equal, seen.features)
+    found = {
+        network.frechet: (frechet_estimate(seen.features, Moments.of(yard.features)), LOWER),
+        network.kernel: (kernel_distance(seen.features, yard.features), LOWER),
+        f"Precision {words}": (precision, HIGHER),
+        f"Recall {words}": (recall, HIGHER),
+        f"Density {words}": (density, FLOOR),
+        f"Coverage {words}": (coverage, HIGHER),
+    }
+    return {**found, **class_measures(network, seen, yard), **colour_measures(seen, yard)}
+
+
+def _some(features: Tensor, count: int) -> Tensor:
+    """At most `count` of them, at random: precision and its kin want sets of one size."""
+    order = torch.randperm(len(features), generator=generator_at(0, "equal sizes"))
+    return features[order[:count]]
+
+
+def class_measures(network: Features, seen: Seen, yard: Seen) -> Measures:
+    if seen.classes is None or yard.classes is None:
+        return {}
+    words = f"(by the {network.name} classifier)"
+    shares = yard.classes.bincount(minlength=network.classes).double()
+    found = {f"Class balance {words}": (class_balance(seen.classes, shares), HIGHER)}
+    if seen.asked is not None:
+        found[f"Of the class asked for {words}"] = (
+            class_accuracy(seen.classes, seen.asked),
+            HIGHER,
+        )
+    return found
+
+
+def colour_measures(seen: Seen, yard: Seen) -> Measures:
+    """The shift of each channel, and by how much its spread is off, of -1 to 1."""
+    names = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "opacity")}
+    found = zip(names[seen.images.shape[1]], colours(seen.images, yard.images))
+    return {f"Shift of {name}, of -1 to 1": (colour.shift, FLOOR) for name, colour in found}
+
+
+def _result(
+    name: str,
+    value: tuple[Estimate, str],
+    floor: tuple[Estimate, str] | None,
+    record: Record,
+) -> Result:
+    estimate, better = value
+    real = None if floor is None else floor[0].mean
+    return Result(name, estimate.mean, estimate.error, real, better, record)
+
+
+def _repeats(others: Seen | None) -> float | None:
+    return None if others is None else float(repeats(others.images))
+
+
+# --- what was learned by heart
+
+
+def neighbours_of(
+    images: Tensor, features: Tensor, known: Tensor, known_features: Tensor
+) -> Neighbours:
+    """The nearest of known images to each of the images."""
+    pixels = nearest(images.flatten(1).float(), known.flatten(1).float())
+    return Neighbours(nearest(features, known_features), pixels)
+
+
+def memories(drawn: Neighbours, unseen: Neighbours, record: Record) -> list[Result]:
+    """Whether drawn images are nearer to the training images than unseen real ones."""
+    pairs = {"pixels": (drawn.pixels, unseen.pixels), "features": (drawn.features, unseen.features)}
+    found: Mapping[str, Memory] = {
+        what: memory(mine[0], theirs[0]) for what, (mine, theirs) in pairs.items()
+    }
+    rows = []
+    for what, of in found.items():
+        nearer = f"Nearer to a training image than unseen ones are (in {what})"
+        copies = f"As near as the nearest {COPY:.0%} of unseen ones (in {what})"
+        rows += [
+            Result(nearer, of.closer.mean, of.closer.error, 0.5, FLOOR, record),
+            Result(copies, of.copies.mean, of.copies.error, COPY, LOWER, record),
+        ]
+    exact = float(found["pixels"].exact)
+    return [*rows, Result("Exact copies of training images", exact, None, 0.0, LOWER, record)]
+
+
+# --- which real images
+
+
+def control_of(
+    reference: ImageData, others: ImageData | None, count: int
+) -> tuple[ImageData, ImageData | None]:
+    """(the reference, `count` real images that are not in it).
+
+    Of the others where they are enough; else the reference gives them up, where it is twice as
+    many; else there are none.
+    """
+    if others is not None and len(others) >= count:
+        return reference, subset(others, spread(len(others), count, others.labels))
+    if len(reference) < 2 * count:
+        return reference, None
+    taken = spread(len(reference), count, reference.labels)
+    rest = torch.ones(len(reference), dtype=torch.bool)
+    rest[taken] = False
+    return subset(reference, rest.nonzero()[:, 0]), subset(reference, taken)

@@ -1,0 +1,139 @@
+"""sfumato evaluate --samples: the images are the run's own, its numbers those of the measures."""
+
+import json
+
+import pytest
+import torch
+
+from sfumato.commands import drawn
+from sfumato.data import fingerprint
+from sfumato.features import features_of
+from sfumato.generation import Order, draw
+from sfumato.measuring import Moments, frechet
+from sfumato.pictures import read_settings
+from sfumato.results import check_alike, difference, from_json
+from test_evaluate_command import BETAS, no_figure, own, trained
+from tiny import CPU, commands, pictures
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A run with images held out and for a test, and one that draws nothing."""
+    folder = tmp_path_factory.mktemp("drawn")
+    pictures(folder / "pictures", n=240)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CI", "true")
+        patch.setenv("SFUMATO_HOME", str(folder / "home"))
+        patch.setattr("sfumato.session.loss_figure", no_figure)
+        trained(folder, "betas", "digits_ddpm", **BETAS)
+        trained(folder, "classifier", "noisy_classifier", data={"test": 0})
+    return folder
+
+
+@pytest.fixture
+def sfumato(root, monkeypatch, capsys):
+    monkeypatch.setattr("sfumato.judging.LEAST_STEPS", 3)
+    return commands(monkeypatch, root, capsys)
+
+
+@pytest.fixture
+def evaluate(sfumato, root):
+    """(results by name, the folder, what was printed) of `sfumato evaluate betas --samples ...`."""
+
+    def call(*words):
+        before = set((root / "runs/betas").glob("evaluation*"))
+        few = ("--device", "cpu", "--steps", "2", "--limit", "4")
+        text = sfumato("evaluate", "betas", *few, *words)
+        (out,) = set((root / "runs/betas").glob("evaluation*")) - before
+        found = json.loads((out / "evaluation.json").read_text())
+        return {r.name: r for r in from_json(found["drawn"])}, out, text
+
+    return call
+
+
+NAME = "Frechet distance (judge features)"
+
+
+def test_the_distance_is_that_of_the_runs_own_images_from_its_training_images(evaluate, root):
+    by_name, out, text = evaluate("--samples", "40")
+    loaded, splits = own(root, "betas")
+    result = by_name[NAME]
+    record = result.record
+    order = drawn.order_of(loaded, splits.train, 40)
+    assert order.seeds == list(range(40))
+    assert torch.tensor(order.labels).bincount().tolist() == [20, 20]
+    images = draw(loaded.denoiser, order, loaded.run.sampling, loaded.conditions, CPU)
+    network = features_of("judge", data=splits.train)
+    assert record.yardstick.digest == network.digest
+    reference, _ = drawn_reference(splits.train, 40)
+    wanted = frechet(Moments.of(network(images)), Moments.of(network(reference.images)))
+    assert result.value == pytest.approx(wanted, rel=1e-6)
+    assert record.yardstick.reference_images == len(splits.train) - 40
+    assert record.yardstick.reference_digest == fingerprint(reference)[:16]
+    assert (record.drawing.steps, record.drawing.seeds) == (2, "0 to 39")
+    assert (record.drawing.run, record.drawing.step) == ("betas", 5)
+    assert f"{NAME}  " in text
+    for name in ("nearest.png", "spectrum.png"):
+        assert (out / name).is_file()
+    assert read_settings(out / "nearest.png")["run"] == "betas"
+
+
+def drawn_reference(train, count):
+    from sfumato.quality import control_of
+
+    return control_of(train, None, count)
+
+
+def test_the_same_twice_compares_and_other_references_do_not(evaluate):
+    first, again = (evaluate("--samples", "16", "--against", "test")[0][NAME] for _ in range(2))
+    assert difference(first, again)[0] == pytest.approx(0, abs=1e-9)
+    assert "test images" in first.record.yardstick.reference
+    assert first.floor is not None
+    other = evaluate("--samples", "16", "--against", "held-out")[0][NAME]
+    assert other.record.yardstick.reference_images == 20
+    with pytest.raises(ValueError, match="results of different reference don't compare"):
+        check_alike(first, other)
+
+
+def test_given_images_are_what_is_compared_to(evaluate, root):
+    pictures(root / "others", n=26)
+    path = next((root / "others").glob("cat/*.png"))
+    path.unlink()
+    by_name, _, text = evaluate("--samples", "9", "--data", "others")
+    assert by_name[NAME].record.yardstick.reference == "images of others"
+    assert by_name[NAME].record.yardstick.reference_images == 25 - 9
+    assert "training image" not in text
+
+
+def test_progress_counts_the_points_of_the_drawing(root, monkeypatch):
+    loaded = own(root, "betas")[0]
+    seen = []
+    monkeypatch.setattr(drawn, "reading", lambda *words, **more: lambda *at: seen.append(at))
+    monkeypatch.setattr(drawn, "BATCH", 4)
+    subject = type("Subject", (), {"say": staticmethod(print)})
+    order = Order(list(range(10)), [0] * 10, loaded.card.shape)
+    drawn.drawn_images(subject, loaded, order)
+    assert seen == [(i + 1, 9) for i in range(9)]  # three batches of two steps and the start
+
+
+def test_a_class_is_asked_for_in_its_share(root):
+    loaded, splits = own(root, "betas")
+    known = splits.train
+    uneven = torch.cat([torch.zeros(30, dtype=torch.int64), torch.ones(90, dtype=torch.int64)])
+    known = type(known)(known.images[:120], uneven, known.class_names, "x", "y")
+    order = drawn.order_of(loaded, known, 40)
+    assert torch.tensor(order.labels).bincount().tolist() == [10, 30]
+    assert order.labels != sorted(order.labels)
+
+
+def test_what_can_not_be_drawn_is_refused(sfumato):
+    for words, message in (
+        (("classifier", "--samples", "9"), "a ClassifierRun draws no images"),
+        (("betas", "--samples", "7"), "--samples 7; at least 8"),
+        (("betas", "--features", "mnist"), "give --samples N too"),
+        (("betas", "--samples", "8", "--features", "mnst"), "did you mean mnist"),
+        (("betas", "--samples", "8", "--features", "mnist"), r"of \(1, 28, 28\) alone"),
+        (("betas", "--samples", "8", "--features", "inception"), "Nothing is downloaded"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            sfumato("evaluate", *words, "--device", "cpu", "--steps", "2", "--limit", "4")
