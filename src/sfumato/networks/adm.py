@@ -132,9 +132,9 @@ class Residual(nn.Module):
         self.skip_connection = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        norm, activation, convolution = self.in_layers
-        h = convolution(self.resampled(activation(norm(x))))
-        changes = self.emb_layers(embedding)[:, :, None, None]
+        norm, _, convolution = self.in_layers
+        h = convolution(self.resampled(norm(x, silu=True)))
+        changes = self.emb_layers(embedding)
         return self.skip_connection(self.resampled(x)) + self.finished(h, changes)
 
     def resampled(self, x: Tensor) -> Tensor:
@@ -143,12 +143,12 @@ class Residual(nn.Module):
         return doubled(x) if self.resampling > 0 else halved(x)
 
     def finished(self, h: Tensor, changes: Tensor) -> Tensor:
-        """The second half, told `changes` (B, out or 2 out, 1, 1)."""
+        """The second half, told `changes` (B, out or 2 out)."""
+        norm, _, dropout, convolution = self.out_layers
         if not self.scale_shift:
-            return self.out_layers(h + changes)
-        norm, activation, dropout, convolution = self.out_layers
+            return convolution(dropout(norm(h, add=changes, silu=True)))
         scale, shift = changes.chunk(2, dim=1)
-        return convolution(dropout(activation(torch.addcmul(shift, norm(h), 1 + scale))))
+        return convolution(dropout(norm(h, scale=scale, shift=shift, silu=True)))
 
 
 class Attention(nn.Module):

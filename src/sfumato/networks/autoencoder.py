@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .convolving import doubled
 from .layers import (
     GroupNorm,
     attend,
@@ -84,8 +85,8 @@ class Residual(nn.Module):
         self.conv_shortcut = None if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(self.norm1(x, silu=True))
+        h = self.conv2(self.norm2(h, silu=True))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -141,7 +142,7 @@ class Grow(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return doubled(self.conv, x)
 
 
 def residuals(count: int, in_channels: int, width: int, groups: int) -> nn.ModuleList:
@@ -200,7 +201,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(self.conv_norm_out(self.mid_block(x), silu=True))
 
 
 class Decoder(nn.Module):
@@ -222,7 +223,7 @@ class Decoder(nn.Module):
         x = self.mid_block(x)
         for block in self.up_blocks:
             x = block(x)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.conv_norm_out(x))), self.patch)
+        return F.pixel_shuffle(self.conv_out(self.conv_norm_out(x, silu=True)), self.patch)
 
 
 class Autoencoder(nn.Module):

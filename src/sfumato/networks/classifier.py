@@ -142,4 +142,4 @@ class Classifier(nn.Module):
         for down in self.down:
             h = down(h, embedding)[-1]
         h = self.middle(h, embedding)
-        return self.out(self.pool(F.silu(self.norm(h))))
+        return self.out(self.pool(self.norm(h, silu=True)))

@@ -68,8 +68,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, config.embedding), after its SiLU."""
-        h = F.silu(self.norm1(self.conv1(x))) + self.told(embedding)[:, :, None, None]
-        return self.skip(x) + F.silu(self.norm2(self.conv2(h)))
+        h = self.norm1(self.conv1(x), silu=True) + self.told(embedding)[:, :, None, None]
+        return self.skip(x) + self.norm2(self.conv2(h), silu=True)
 
 
 class Down(nn.Module):

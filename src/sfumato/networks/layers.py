@@ -10,16 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fused import norm_act
+
 SHORT = 256  # tokens up to which plain products beat the CPU's fused attention, twofold in bf16
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class GroupNorm(nn.Module):
-    """Group norm in the weights' precision: Wu and He (2018), eq. 1 and 7.
+    """Group norm in the weights' precision, and what may follow it: Wu and He (2018), eq. 1 and 7.
 
-    Under bf16 autocast that is float32, as in ADM. The CPU's own kernel for bf16 gives the same
-    numbers, but with channels last takes 3 to 4 times as long.
+    n = norm(x + add),   z = n (1 + scale) + shift,   silu(z) or z
+
+    Under bf16 autocast the precision is float32, as in ADM. add, scale, shift: (B, C) or None.
     """
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-5) -> None:
@@ -28,10 +31,16 @@ class GroupNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(self.weight.dtype)
-        # torch's, since that of nn.functional refuses a single value to a group, as 1 x 1 may be
-        return torch.group_norm(wide, self.groups, self.weight, self.bias, self.eps).to(x.dtype)
+    def forward(
+        self,
+        x: Tensor,
+        add: Tensor | None = None,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        silu: bool = False,
+    ) -> Tensor:
+        told = (add, scale, shift, silu)
+        return norm_act(x, self.weight, self.bias, self.groups, self.eps, *told)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -39,6 +48,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type == "cpu" and q.shape[2] <= SHORT:
         return (q * q.shape[3] ** -0.5 @ k.transpose(2, 3)).softmax(dim=3) @ v
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def together(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """What each of these layers makes of x (..., D), by one product of matrices."""
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+    y = F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)
+    return y.split([layer.out_features for layer in layers], dim=-1)
 
 
 def zeroed(layer: Layer) -> Layer:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .attention import EPSILON, SpatialAttention, SpatialTransformer
 from .conditioning import AddedLabel, Condition, LabelToken, Text, Tokens, Unconditioned
+from .convolving import convolve, doubled
 from .layers import (
     GroupNorm,
     check_attention_at,
@@ -148,8 +149,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, 4 channels), after its SiLU."""
-        h = self.conv1(F.silu(self.norm1(x))) + self.temb_proj(embedding)[:, :, None, None]
-        return self.nin_shortcut(x) + self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = convolve(self.conv1, self.norm1(x, silu=True))
+        h = self.norm2(h, add=self.temb_proj(embedding), silu=True)
+        return convolve(self.nin_shortcut, x) + convolve(self.conv2, self.dropout(h))
 
 
 class Shrink(nn.Module):
@@ -174,7 +176,7 @@ class Grow(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if with_conv else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return doubled(self.conv, x)
 
 
 class Down(nn.Module):
@@ -280,7 +282,7 @@ class SDUNet(nn.Module):
         h = self.mid(h, embedding, tokens)
         for up in reversed(self.up):
             h = up(h, levels.pop(), embedding, tokens)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_out(self.norm_out(h, silu=True))
         return F.pixel_shuffle(h, self.config.patch)[box]
 
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .convolving import convolve, doubled
 from .embeddings import Conditioning
 from .layers import (
     GroupNorm,
@@ -107,15 +108,15 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, 4 channels), after its SiLU."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.modulated(h, self.modulation(embedding)[:, :, None, None])
-        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+        h = convolve(self.conv1, self.norm1(x, silu=True))
+        h = self.modulated(h, self.modulation(embedding))
+        return convolve(self.skip, x) + convolve(self.conv2, self.dropout(h))
 
     def modulated(self, h: Tensor, modulation: Tensor) -> Tensor:
         if not self.scale_shift:
-            return self.norm2(h + modulation)
+            return self.norm2(h, add=modulation, silu=True)
         scale, shift = modulation.chunk(2, dim=1)
-        return torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return self.norm2(h, scale=scale, shift=shift, silu=True)
 
 
 class Attention(nn.Module):
@@ -163,7 +164,7 @@ class Down(nn.Module):
         self.blocks = nn.ModuleList(Block(config, c, width, attends) for c in inputs)
 
     def forward(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
-        features = [x if self.shrink is None else self.shrink(F.avg_pool2d(x, 2))]
+        features = [x if self.shrink is None else convolve(self.shrink, F.avg_pool2d(x, 2))]
         for block in self.blocks:
             features.append(block(features[-1], embedding))
         return features
@@ -197,7 +198,7 @@ class Up(nn.Module):
     def forward(self, x: Tensor, features: list[Tensor], embedding: Tensor) -> Tensor:
         """features: what this level's Down returned, each (B, C_i, h, w)."""
         if self.grow is not None:
-            x = self.grow(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            x = doubled(self.grow, x)
         for block, feature in zip(self.blocks, reversed(features), strict=True):
             x = block(torch.cat([x, feature], dim=1), embedding)
         return x
@@ -214,7 +215,7 @@ class Out(nn.Module):
         self.conv = zeroed(nn.Conv2d(width, out_channels * config.patch**2, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.silu(self.norm(x)))
+        return self.conv(self.norm(x, silu=True))
 
 
 class UNet(nn.Module):

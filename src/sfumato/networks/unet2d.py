@@ -253,7 +253,7 @@ class UNet2D(nn.Module):
         for up in self.up_blocks:
             count = self.config.layers_per_block + 1
             h = up(h, [features.pop() for _ in range(count)], embedding)
-        h = self.conv_out(F.silu(self.conv_norm_out(h)))[box]
+        h = self.conv_out(self.conv_norm_out(h, silu=True))[box]
         return h / noise_level[:, None, None, None].to(h) if self.config.fourier else h
 
     def embedding(self, noise_level: Tensor, cond: Tensor | None, batch: int) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import GroupNorm, attend
+from .convolving import convolve, doubled
+from .layers import GroupNorm, attend, together
 
 Resize = Callable[[Tensor], Tensor]
 
@@ -103,19 +104,19 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, shared.embedding), after its SiLU."""
-        h = F.silu(self.norm1(x))
+        h = self.norm1(x, silu=True)
         if self.resize is not None:
             x, h = self.resize(x), self.resize(h)
-        h = self.modulated(self.conv1(h), self.time_emb_proj(embedding)[:, :, None, None])
-        h = self.conv2(self.dropout(F.silu(h)))
-        skip = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return (skip + h) / self.factor
+        h = self.modulated(convolve(self.conv1, h), self.time_emb_proj(embedding))
+        h = convolve(self.conv2, self.dropout(h))
+        skip = x if self.conv_shortcut is None else convolve(self.conv_shortcut, x)
+        return over(skip + h, self.factor)
 
     def modulated(self, h: Tensor, modulation: Tensor) -> Tensor:
         if not self.scale_shift:
-            return self.norm2(h + modulation)
+            return self.norm2(h, add=modulation, silu=True)
         scale, shift = modulation.chunk(2, dim=1)
-        return self.norm2(h) * (1 + scale) + shift
+        return self.norm2(h, scale=scale, shift=shift, silu=True)
 
 
 class Attention(nn.Module):
@@ -138,11 +139,16 @@ class Attention(nn.Module):
         normed = x if self.group_norm is None else self.group_norm(x)
         tokens = normed.flatten(2).transpose(1, 2)  # (B, N, C)
         q, k, v = (
-            project(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, d)
-            for project in (self.to_q, self.to_k, self.to_v)
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, d)
+            for part in together(tokens, self.to_q, self.to_k, self.to_v)
         )
         mixed = self.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2))
-        return (x + mixed.transpose(1, 2).unflatten(2, x.shape[2:])) / self.factor
+        return over(x + mixed.transpose(1, 2).unflatten(2, x.shape[2:]), self.factor)
+
+
+def over(x: Tensor, factor: float) -> Tensor:
+    """x / factor, without a pass over x where that is 1."""
+    return x if factor == 1 else x / factor
 
 
 def halve(x: Tensor) -> Tensor:
@@ -173,4 +179,4 @@ class Grow(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(double(x))
+        return doubled(self.conv, x)
