@@ -20,27 +20,10 @@ def _shown(metavar: str) -> Any:
 
 
 SamplerName = Literal[
-    "heun",
-    "dpm++1",
-    "dpm++2m",
-    "dpm++3m",
-    "sde-dpm++2m",
-    "unipc",
-    "unipc3",
-    "deis",
-    "deis-t",
-    "lms",
-    "ipndm",
-    "kdpm2",
-    "kdpm2-ancestral",
-    "ddim",
-    "ddpm",
-    "ddpm-large",
-    "euler",
-    "euler-ancestral",
-    "euler-maruyama",
-    "churn",
-]
+    "heun", "dpm++1", "dpm++2m", "dpm++3m", "sde-dpm++2m", "unipc", "unipc3", "deis", "deis-t",
+    "lms", "ipndm", "kdpm2", "kdpm2-ancestral", "ddim", "ddpm", "ddpm-large", "euler", "euler-
+    ancestral", "euler-maruyama", "churn",
+]  # fmt: skip
 Sampler = Annotated[SamplerName | None, _shown("NAME")]
 GridName = Annotated[
     Literal["karras", "uniform", "leading", "trailing", "linspace"] | None,
@@ -238,7 +221,7 @@ class Distill:
     batch: Count = None
     """Images of an optimizer step; default the teacher's."""
     middle: Number = None
-    """Noise level, sigma / alpha, between the first and the second step of sampling."""
+    """Noise level, sigma / alpha, between the first and the second step of sampling (1.6)."""
     precision: Annotated[Literal["fp32", "bf16"], _shown("{fp32,bf16}")] = "fp32"
     """In bf16 rounding is larger than the late stages' differences."""
     seed: Count = None
