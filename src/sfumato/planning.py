@@ -11,6 +11,7 @@ from .arguments import Sample, Train, UsageError, seconds
 from .codec import Pixels
 from .config import RUNS, AnyRun, DataConfig, Run, SamplingConfig
 from .data import ImageData, Tolerance, fingerprint, load
+from .data.places import home
 from .devices import pick_device
 from .folder import DataCard, read_card
 from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
@@ -82,11 +83,12 @@ def given(**values: Any) -> dict[str, Any]:
 
 
 def load_data(
-    config: DataConfig, progress: Any = None, before: DataCard | None = None
+    config: DataConfig, progress: Any = None, before: DataCard | None = None, cache: bool = True
 ) -> ImageData:
     """The images that the settings ask for.
 
-    before: of a run that goes on; what was chosen for it is not chosen anew.
+    before: of a run that goes on; what was chosen for it is not chosen anew. cache: sets of many
+    files are kept decoded in the user's cache folder.
     """
     return load(
         config.source,
@@ -98,6 +100,7 @@ def load_data(
         split=config.split,
         tolerance=Tolerance(most=config.unreadable),
         others=tuple(RECIPES),
+        cache=home() / "decoded" if cache else None,
     )
 
 
@@ -122,7 +125,7 @@ def plan(args: Train, progress: Any = None) -> tuple[AnyRun, ImageData]:
     run = starting_point(args)
     check_source(args, run)
     config = data_config(args, run)
-    data = load_data(config, progress)
+    data = load_data(config, progress, cache=args.cache)
     card, automatic = None, run is None
     if run is None:
         run = chosen_for(args, data)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from posixpath import basename, splitext
 from typing import Any
 
 from sfumato.data.containers import Container, Skipped, plain_name
@@ -41,7 +42,7 @@ def read_written(container: Container, names: Sequence[str]) -> Written:
 
     Raises ValueError for a table that is not in the form above, with its line.
     """
-    tables = [name for name in container.names if PurePosixPath(name).name in TABLES]
+    tables = [name for name in container.names if basename(name) in TABLES]
     _check_single(tables, container.where)
     table = _read_tables(container, tables, names) if tables else Written()
     return table if table.captions else _with_text_files(table, container, names)
@@ -183,7 +184,7 @@ def _with_text_files(table: Written, container: Container, names: Sequence[str])
     there = set(container.names)
     captions, unread = {}, []
     for name in names:
-        beside = str(PurePosixPath(name).with_suffix(".txt"))
+        beside = splitext(name)[0] + ".txt"
         if beside not in there:
             continue
         try:

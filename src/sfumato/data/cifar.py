@@ -14,6 +14,7 @@ import pickle
 import re
 from io import BytesIO
 from pathlib import PurePosixPath
+from posixpath import basename
 from typing import Any, NoReturn
 
 import numpy as np
@@ -33,7 +34,7 @@ _MAX_FILE = 128 * 2**20  # bytes; a true one has 31 million
 
 def present(container: Container) -> bool:
     """Whether there is any file with one of CIFAR-10's names."""
-    return any(_NAME.fullmatch(PurePosixPath(name).name) for name in container.names)
+    return any(_NAME.fullmatch(basename(name)) for name in container.names)
 
 
 def read(container: Container, split: str) -> Arrays:

@@ -8,6 +8,7 @@ fine_label_names.txt or the pickle meta. Krizhevsky (2009), as CIFAR-10.
 """
 
 from pathlib import PurePosixPath
+from posixpath import basename
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,10 @@ def _form(container: Container) -> tuple[str, str] | None:
     """(the file of class names, the suffix of the files of images)."""
     there = set(container.names)
     for name in container.names:
-        path = PurePosixPath(name)
-        suffix = _BESIDE.get(path.name)
+        suffix = _BESIDE.get(basename(name))
         if suffix is None:
             continue
+        path = PurePosixPath(name)
         if {str(path.with_name(split + suffix)) for split in ("train", "test")} & there:
             return name, suffix
     return None

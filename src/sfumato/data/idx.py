@@ -13,6 +13,7 @@ import struct
 import zlib
 from io import BytesIO
 from pathlib import PurePosixPath
+from posixpath import basename
 
 import numpy as np
 
@@ -37,7 +38,7 @@ _NAME = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?", re.I
 
 def present(container: Container) -> bool:
     """Whether there is any IDX file with one of the canonical names."""
-    return any(_NAME.fullmatch(PurePosixPath(name).name) for name in container.names)
+    return any(_NAME.fullmatch(basename(name)) for name in container.names)
 
 
 def read(container: Container, split: str) -> Arrays:

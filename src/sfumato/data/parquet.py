@@ -19,7 +19,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ _IN_FLIGHT = 32  # rows that one thread asks for in one go: decoding's chunk
 
 def present(container: Container) -> bool:
     """Whether there are tables and no image files."""
-    suffixes = {PurePosixPath(name).suffix.lower() for name in container.names}
+    suffixes = {splitext(name)[1].lower() for name in container.names}
     return SUFFIX in suffixes and not suffixes & set(SUFFIXES)
 
 

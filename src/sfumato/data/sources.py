@@ -13,8 +13,9 @@ import torch
 
 from sfumato.data import arrays, builtin, cifar, cifar100, idx, parquet, stl10, twemoji
 from sfumato.data.arrays import CHANNELS, Arrays
+from sfumato.data.cache import decode_once
 from sfumato.data.containers import Container, open_container
-from sfumato.data.decoding import Progress, decode_all, fit_all
+from sfumato.data.decoding import Progress, fit_all
 from sfumato.data.images import Size
 from sfumato.data.places import find, spelt
 from sfumato.data.quarantine import USUAL, Tolerance, judge
@@ -36,6 +37,7 @@ def load(
     split: str = "train",
     tolerance: Tolerance = USUAL,
     others: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> ImageData:
     """The images of a built-in name or a path, decoded to uint8.
 
@@ -51,11 +53,12 @@ def load(
     split: "train" or "test", where there are both; of STL-10 also "unlabeled".
     tolerance: the share of image files that may be unreadable. They are left out, with a warning.
     others: names that are no data, for the hint where `source` is nothing at all.
+    cache: a folder in which sets of many files are kept decoded, see `cache`; None for none.
 
     Raises ValueError, saying what was found, for whatever is not such a source, and where more
     images than tolerated cannot be read.
     """
-    wanted = _Wanted(_shape(size), channels, limit, labels, progress, split, tolerance)
+    wanted = _Wanted(_shape(size), channels, limit, labels, progress, split, tolerance, cache)
     if spelt(source) == "digits":
         return _from_arrays(_digits(split), builtin.ORIGIN, wanted)
     path = find(source, others)
@@ -80,6 +83,7 @@ class _Wanted:
     progress: Progress | None
     split: str
     tolerance: Tolerance
+    cache: Path | None
 
     def __post_init__(self) -> None:
         if self.channels not in (None, *CHANNELS):
@@ -165,7 +169,8 @@ def _from_files(container: Container, listing: Listing, name: str, wanted: _Want
     if wanted.limit is not None and wanted.limit < len(listing.names):
         labels = None if listing.labels is None else torch.from_numpy(listing.labels)
         listing = take(listing, spread(len(listing.names), wanted.limit, labels).numpy())
-    batch = decode_all(container, listing.names, wanted.size, wanted.channels, wanted.progress)
+    shape, rest = (wanted.size, wanted.channels), (wanted.progress, wanted.cache)
+    batch, told = decode_once(container, listing.names, *shape, *rest)
     judge(batch.skipped, len(listing.names), container.where, wanted.tolerance)
     kept = take(listing, batch.kept)
     return ImageData(
@@ -175,7 +180,7 @@ def _from_files(container: Container, listing: Listing, name: str, wanted: _Want
         name=name,
         source=container.where,
         skipped=(*listing.skipped, *batch.skipped),
-        notes=(*listing.notes, *batch.notes),
+        notes=(*listing.notes, *batch.notes, *told),
         captions=kept.captions,
         names=kept.names,
         unreadable=batch.skipped,

@@ -8,7 +8,7 @@ Coates, Ng, Lee (2011), "An analysis of single-layer networks in unsupervised fe
 the layout is told on https://cs.stanford.edu/~acoates/stl10/.
 """
 
-from pathlib import PurePosixPath
+from posixpath import basename
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def read(container: Container, split: str) -> Arrays:
 
 def _find(container: Container, file: str) -> str | None:
     """The file of that name that lies highest."""
-    found = (name for name in container.names if PurePosixPath(name).name == file)
+    found = (name for name in container.names if basename(name) == file)
     return min(found, key=lambda name: (name.count("/"), name), default=None)
 
 

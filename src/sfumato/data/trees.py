@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import PurePosixPath
+from posixpath import basename, splitext
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def list_images(container: Container, split: str, labels: bool = True) -> Listin
 
     Raises ValueError where there are none, or no such split.
     """
-    images = tuple(n for n in container.names if PurePosixPath(n).suffix.lower() in SUFFIXES)
+    images = tuple(n for n in container.names if splitext(n)[1].lower() in SUFFIXES)
     if not images:
         raise ValueError(_nothing_found(container))
     names, notes = _of_split(images, split, container.where)
@@ -75,7 +76,7 @@ def list_images(container: Container, split: str, labels: bool = True) -> Listin
 
 def _labelled(listing: Listing, container: Container, written: Written) -> Listing:
     found = min(
-        (name for name in container.names if PurePosixPath(name).name == "dataset.json"),
+        (name for name in container.names if basename(name) == "dataset.json"),
         key=lambda name: name.count("/"),
         default=None,
     )
@@ -88,7 +89,7 @@ def _labelled(listing: Listing, container: Container, written: Written) -> Listi
 
 def _parts(names: Sequence[str]) -> list[tuple[str, ...]]:
     """The folders of each name, less those that all of them share."""
-    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    folders = [tuple(name.split("/")[:-1]) for name in names]
     ends = zip(min(folders), max(folders), strict=False)  # what these two share, all do
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     return [f[shared:] for f in folders]
