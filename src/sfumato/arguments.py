@@ -21,8 +21,8 @@ def _shown(metavar: str) -> Any:
 
 SamplerName = Literal[
     "heun", "dpm++1", "dpm++2m", "dpm++3m", "sde-dpm++2m", "unipc", "unipc3", "deis", "deis-t",
-    "lms", "ipndm", "kdpm2", "kdpm2-ancestral", "ddim", "ddpm", "ddpm-large", "euler", "euler-
-    ancestral", "euler-maruyama", "churn",
+    "lms", "ipndm", "kdpm2", "kdpm2-ancestral", "ddim", "ddpm", "ddpm-large", "euler",
+    "euler-ancestral", "euler-maruyama", "churn",
 ]  # fmt: skip
 Sampler = Annotated[SamplerName | None, _shown("NAME")]
 GridName = Annotated[
