@@ -25,6 +25,8 @@ NEEDED = {
     "Denoising": {"times": UniformTimes()},
     "Churn": {"solver": Heun(), "amount": 0.2},
     "TrainConfig": {"steps": 5},
+    "TunedGrid": {"ratios": (2.0, 0.5)},
+    "TunedSolver": {"rows": ((1.0,), (-0.5, 1.5))},
     "ImportanceSampled": {"objective": VariationalBound(50), "steps": 50},
 }
 COMMON = {"name": "x", "data": DataConfig(), "train": TrainConfig(steps=5)}

@@ -22,6 +22,7 @@ _MODULES = {  # module: the public names in it
     "solvers": "DDIM Ancestral Churn DPMSolverPP2M Euler EulerMaruyama Heun Solver",
     "multistep": "DEIS IPNDM LMS DPMSolverPP TimeDEIS UniPC",
     "singlestep": "DPMSolver2",
+    "tuned": "TunedGrid TunedSolver",
     "grids": "karras_times leading_times linspace_times trailing_times uniform_times",
     "sampling": "SeededNoise back_and_forth known_region prior sample trajectory",
     "objective": "DataMSE Denoising DiscreteTimes EDMWeight LogitNormalTimes LogNormalTimes "
@@ -126,6 +127,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .spectra import radial_power
     from .text import TextConfig
     from .training import TrainConfig, TrainState, train
+    from .tuned import TunedGrid, TunedSolver
 
 
 def __getattr__(name: str) -> Any:
