@@ -22,7 +22,7 @@ from sfumato.planning import as_used, load_data
 from sfumato.recipes import RECIPES
 from tiny import CPU, autoencoder_in, commands, fake_text, pictures, small, stop_after, train_in
 
-QUICK = ("--steps", "4", "--device", "cpu", "train.previews=1", "objective.stages=2")
+QUICK = ("--steps", "4", "--device", "cpu", "train.previews=1", "objective.stages=3")
 
 
 def no_figure(rows, path, settings):
@@ -81,7 +81,7 @@ def test_the_student_begins_as_its_teachers_average_and_is_drawn_beside_it(call,
         assert all(torch.equal(first[key], was[key]) for key in was)
     assert any(not torch.equal(part(folder, 4, "weights")[key], was[key]) for key in was)
     run = read_run(folder)
-    assert run.objective == ConsistencyTuning(stages=2)
+    assert run.objective == ConsistencyTuning(q=16.0, stages=3)
     assert (run.sampling.solver, run.sampling.grid) == (
         MultistepConsistency(),
         ConsistencyGrid(0.5),

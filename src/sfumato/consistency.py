@@ -9,9 +9,10 @@ that denoises, which is this condition for the pair r = 0, and brings r towards 
     r / t = 1 - n(t) / q^stage,    n(t) = 1 + k sigmoid(-b t),    but 0 where that is negative
     d(x, y) = sqrt(|x - y|^2 + c^2) - c
 
-Here t and r are noise levels sigma / alpha, EDM's sigma, on every process. The formulas and their
-constants are from memory of the papers (Geng et al. 2024, section 3 and appendix; Song and Dhariwal
-2023, section 3.3; Song et al. 2023, algorithm 1), of which only the abstracts could be looked up.
+Here t and r are noise levels sigma / alpha, EDM's sigma, on every process. The formulas and the
+numbers of sections are from memory (Geng et al. 2024, sections 3 and 4; Song and Dhariwal 2023,
+section 3.3; Song et al. 2023, algorithm 1): only the abstracts could be looked up. The constants
+are those of the authors' program for CIFAR-10.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,9 @@ class ConsistencyTuning:
 
     at(progress) is the objective at that share of the run. Called as it is it is the last stage, so
     that held-out losses mean the same throughout a run: they tell how far apart f is at the pairs
-    that are trained on last, and not how good the images are. The same inside ImportanceSampled.
+    that are trained on last, and not how good the images are. They rise while the images improve
+    (a blurred f varies least), so a run's best average is not its best one. Inside
+    ImportanceSampled, too, it is the last stage throughout.
     """
 
     times: Times = TUNED_AT
