@@ -67,8 +67,10 @@ def run() -> None:
     from .arguments import UsageError
     from .parsing import parse
     from .places import check_names
+    from .memory import keep_freed
     from .storage import DamagedError
 
+    keep_freed()
     if sys.argv[1:] in (["--version"], ["version"]):
         from . import __version__
 

@@ -1,0 +1,37 @@
+"""What a step frees is kept for the next: counted in page faults, which no busy machine changes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sfumato.memory import keep_freed
+
+CODE = """
+import resource, torch
+from sfumato.memory import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(12_000_000).sum()  # 48 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+usual, told, kept = faults(), keep_freed(), faults()
+keep_freed(False)
+print(usual, told, kept, faults())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told")
+def test_large_blocks_are_taken_from_the_system_once():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    usual, told, kept, again = done.stdout.split()
+    if told == "False":
+        pytest.skip("this system's allocator can't be told")
+    assert int(kept) < int(usual) / 4
+    assert int(again) > int(kept) * 2
+
+
+def test_it_says_whether_it_did():
+    assert keep_freed() in (True, False)
