@@ -5,12 +5,16 @@ import json
 import pytest
 import torch
 
+from sfumato.arguments import Evaluate, UsageError
 from sfumato.commands import drawn
+from sfumato.commands.evaluate import check_drawing
 from sfumato.data import fingerprint
 from sfumato.features import features_of
 from sfumato.generation import Order, draw
 from sfumato.measuring import Moments, frechet
 from sfumato.pictures import read_settings
+from sfumato.quality import control_of
+from sfumato.recipes import RECIPES
 from sfumato.results import check_alike, difference, from_json
 from test_evaluate_command import BETAS, no_figure, own, trained
 from tiny import CPU, commands, pictures
@@ -18,7 +22,7 @@ from tiny import CPU, commands, pictures
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A run with images held out and for a test, and one that draws nothing."""
+    """A run with images held out and others for a test."""
     folder = tmp_path_factory.mktemp("drawn")
     pictures(folder / "pictures", n=240)
     with pytest.MonkeyPatch.context() as patch:
@@ -26,7 +30,6 @@ def root(tmp_path_factory):
         patch.setenv("SFUMATO_HOME", str(folder / "home"))
         patch.setattr("sfumato.session.loss_figure", no_figure)
         trained(folder, "betas", "digits_ddpm", **BETAS)
-        trained(folder, "classifier", "noisy_classifier", data={"test": 0})
     return folder
 
 
@@ -65,7 +68,7 @@ def test_the_distance_is_that_of_the_runs_own_images_from_its_training_images(ev
     images = draw(loaded.denoiser, order, loaded.run.sampling, loaded.conditions, CPU)
     network = features_of("judge", data=splits.train)
     assert record.yardstick.digest == network.digest
-    reference, _ = drawn_reference(splits.train, 40)
+    reference, _ = control_of(splits.train, None, 40)
     wanted = frechet(Moments.of(network(images)), Moments.of(network(reference.images)))
     assert result.value == pytest.approx(wanted, rel=1e-6)
     assert record.yardstick.reference_images == len(splits.train) - 40
@@ -76,12 +79,6 @@ def test_the_distance_is_that_of_the_runs_own_images_from_its_training_images(ev
     for name in ("nearest.png", "spectrum.png"):
         assert (out / name).is_file()
     assert read_settings(out / "nearest.png")["run"] == "betas"
-
-
-def drawn_reference(train, count):
-    from sfumato.quality import control_of
-
-    return control_of(train, None, count)
 
 
 def test_the_same_twice_compares_and_other_references_do_not(evaluate):
@@ -128,7 +125,6 @@ def test_a_class_is_asked_for_in_its_share(root):
 
 def test_what_can_not_be_drawn_is_refused(sfumato):
     for words, message in (
-        (("classifier", "--samples", "9"), "a ClassifierRun draws no images"),
         (("betas", "--samples", "7"), "--samples 7; at least 8"),
         (("betas", "--features", "mnist"), "give --samples N too"),
         (("betas", "--samples", "8", "--features", "mnst"), "did you mean mnist"),
@@ -137,3 +133,10 @@ def test_what_can_not_be_drawn_is_refused(sfumato):
     ):
         with pytest.raises(SystemExit, match=message):
             sfumato("evaluate", *words, "--device", "cpu", "--steps", "2", "--limit", "4")
+
+
+def test_what_draws_no_images_has_none_to_measure():
+    args = Evaluate(run="x", samples=9)
+    with pytest.raises(UsageError, match="a ClassifierRun draws no images"):
+        check_drawing(args, RECIPES["noisy_classifier"]())
+    check_drawing(args, RECIPES["digits"]())

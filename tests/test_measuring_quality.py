@@ -133,7 +133,16 @@ def test_a_colour_is_the_mean_and_the_spread_of_all_pixels():
         one, two = (x[:, channel].double() / 127.5 - 1 for x in (drawn, real))
         assert found.shift.mean == pytest.approx((one.mean() - two.mean()).item(), abs=1e-12)
         wanted = (one.std(correction=0) / two.std(correction=0)).item()
-        assert found.spread == pytest.approx(wanted, rel=1e-9)
+        assert found.spread.mean == pytest.approx(wanted, rel=1e-9)
+
+
+def test_the_errors_of_colours_are_those_of_other_draws():
+    real = random(400, 999).images
+    found = [colours(random(30, seed).images, real)[0] for seed in range(60)]
+    for of in ("shift", "spread"):
+        each = torch.tensor([getattr(colour, of).mean for colour in found])
+        told = sum(getattr(colour, of).error for colour in found) / len(found)
+        assert told == pytest.approx(each.std().item(), rel=0.3)
 
 
 def test_half_the_contrast_is_six_decibels_less_at_every_scale(tmp_path):

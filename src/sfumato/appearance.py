@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .measuring import Estimate
+from .measuring import AT_ONCE, Estimate, bootstrap
 from .plots import EMA, RAW, _figure, _plain, _save
 from .spectra import radial_power, whole
+
+LEAST = 1e-12  # of a standard deviation that is divided by
 
 
 @dataclass(frozen=True)
@@ -25,28 +27,38 @@ class Colour:
     """Of one channel; shift: drawn minus real, in units of [-1, 1]; spread: ratio of the sds."""
 
     shift: Estimate
-    spread: float
+    spread: Estimate
 
 
 def colours(drawn: Tensor, real: Tensor) -> list[Colour]:
     """A Colour a channel of uint8 images (N, C, H, W) and (M, C, H, W).
 
-    The error of a shift is that of both means over images.
+    The errors are those of both sets: of a shift that of the means over images, of a spread the
+    bootstrap's.
     """
     found = []
-    for channel in range(drawn.shape[1]):
-        means, spreads = zip(*(_moments(images[:, channel]) for images in (drawn, real)))
-        gap = Estimate(means[0].mean - means[1].mean, hypot(means[0].error, means[1].error))
-        found.append(Colour(gap, spreads[0] / max(spreads[1], 1e-12)))
+    for one, two in zip(drawn.unbind(1), real.unbind(1)):
+        pair = [_moments(pixels) for pixels in (one, two)]
+        means = [Estimate.of(moments[:, 0]) for moments in pair]
+        sds = [_deviation(moments).item() for moments in pair]
+        doubts = [bootstrap(_deviation, moments) for moments in pair]
+        ratio = sds[0] / max(sds[1], LEAST)
+        doubt = hypot(doubts[0], ratio * doubts[1]) / max(sds[1], LEAST)
+        shift = Estimate(means[0].mean - means[1].mean, hypot(means[0].error, means[1].error))
+        found.append(Colour(shift, Estimate(ratio, doubt)))
     return found
 
 
-def _moments(pixels: Tensor) -> tuple[Estimate, float]:
-    """(the mean over images, sd of all pixels) of uint8 (N, H, W)."""
-    each = torch.stack([image.double().mean() for image in pixels]) / 127.5 - 1
-    squares = torch.stack([image.double().square().mean() for image in pixels]) / 127.5**2
-    variance = squares.mean() - (each.mean() + 1).square()
-    return Estimate.of(each), variance.clamp(min=0).sqrt().item()
+def _moments(pixels: Tensor) -> Tensor:
+    """(N, 2): the mean and the mean square of each image, (N, H, W) uint8, of -1 to 1."""
+    parts = [part.double().flatten(1) / 127.5 - 1 for part in pixels.split(AT_ONCE)]
+    return torch.cat([torch.stack([x.mean(1), x.square().mean(1)], 1) for x in parts])
+
+
+def _deviation(moments: Tensor) -> Tensor:
+    """The standard deviation of all pixels."""
+    mean, square = moments.mean(0)
+    return (square - mean.square()).clamp(min=0).sqrt()
 
 
 @dataclass(frozen=True, eq=False)

@@ -178,10 +178,13 @@ def class_measures(network: Features, seen: Seen, yard: Seen) -> Measures:
 
 
 def colour_measures(seen: Seen, yard: Seen) -> Measures:
-    """The shift of each channel, and by how much its spread is off, of -1 to 1."""
+    """The shift of each channel, and the ratio of its spread to the reference's."""
     names = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "opacity")}
-    found = zip(names[seen.images.shape[1]], colours(seen.images, yard.images))
-    return {f"Shift of {name}, of -1 to 1": (colour.shift, FLOOR) for name, colour in found}
+    found: Measures = {}
+    for name, of in zip(names[seen.images.shape[1]], colours(seen.images, yard.images)):
+        found[f"Shift of {name}, of -1 to 1"] = (of.shift, FLOOR)
+        found[f"Spread of {name}, ratio"] = (of.spread, FLOOR)
+    return found
 
 
 def _result(

@@ -64,6 +64,10 @@ def run_evaluate(args: Evaluate) -> None:
             reporter.say(note)
         if drawn is not None:
             reporter.say(drawn.words)
+        elif isinstance(run, Run):
+            reporter.say(
+                "What it draws was not looked at: --samples 1000 measures that many images."
+            )
         more = ", nearest.png, spectrum.png" if drawn is not None else ""
         reporter.say(f"Written to {out}: evaluation.json, evaluation.png{more}")
 
