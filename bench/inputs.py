@@ -1,7 +1,5 @@
 """Whether images are there when they are wanted: waiting while training, and a first reading."""
 
-import os
-import subprocess
 import sys
 import tarfile
 import time
@@ -17,6 +15,7 @@ from sfumato.arguments import Train
 from sfumato.planning import plan
 from sfumato.training import take_step
 
+from .commands import finished
 from .machine import ROOT
 from .options import Options, chosen, keep, say
 from .ours import Ours
@@ -103,11 +102,8 @@ def cold_start(options: Options) -> tuple[Facts, list[Row], Facts]:
 def reading(folder: Path, home: Path) -> tuple[float, list[str]]:
     """Seconds of a dry run of training on the folder, and its lines of progress."""
     command = [sys.executable, "-m", "sfumato", "train", str(folder), "--dry-run"]
-    environment = {**os.environ, "SFUMATO_HOME": str(home)}
     begun = time.perf_counter()
-    told = subprocess.run(command, env=environment, capture_output=True, text=True)
+    told = finished(command, {"SFUMATO_HOME": str(home)})
     seconds = time.perf_counter() - begun
-    if told.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {told.stderr[-2000:]}")
     lines = (told.stdout + told.stderr).splitlines()
     return seconds, [line.strip() for line in lines if "reading images" in line]

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ import torch
 
 from sfumato.networks import UNetConfig, flops, parameter_count
 
+from .commands import finished
 from .options import Options, chosen, keep
 from .ours import ours
 from .results import Row
@@ -120,10 +119,7 @@ def train(out: Path, steps: int, count: int, threads: int) -> None:
     if count > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
         start = [sys.executable, *torchrun, "-m", "sfumato"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run([*start, *words], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join([*start, *words])} failed: {done.stderr[-2000:]}")
+    finished([*start, *words], {"OMP_NUM_THREADS": str(threads)})
 
 
 def seconds_a_step(folder: Path) -> float:

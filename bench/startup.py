@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from .commands import finished
 from .options import Options, chosen, keep
 from .results import Row
 from .rounds import Facts
@@ -32,12 +33,12 @@ def measured(options: Options) -> tuple[Facts, list[Row], Facts]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         prepared = folder / "prepared"
-        subprocess.run([*train(prepared)], check=True, capture_output=True)
+        finished(train(prepared))
         moments: defaultdict[str, list[float]] = defaultdict(list)
         for turn in range(rounds):
             for row, seconds in one_turn(folder, prepared, turn).items():
                 moments[row].append(seconds)
-        imports = dearest_imports([*train(folder / "imports")])
+        imports = dearest_imports(train(folder / "imports"))
     rows = [Row(name, tuple(seconds)) for name, seconds in moments.items()]
     return {"rounds": rounds}, rows, {"imports": imports}
 
@@ -98,9 +99,7 @@ def has_row(path: Path) -> bool:
 
 def dearest_imports(command: list[str], most: int = 12) -> dict[str, float]:
     """Seconds spent in importing each top package's own modules, the dearest first."""
-    told = subprocess.run(
-        [command[0], "-X", "importtime", *command[1:]], capture_output=True, text=True, check=True
-    )
+    told = finished([command[0], "-X", "importtime", *command[1:]])
     return by_package(told.stderr, most)
 
 

@@ -9,7 +9,6 @@ ours, fp32            the same without lower precision
 
 import itertools
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from .cases import Case, cases
+from .commands import finished
 from .options import Options, chosen, keep, say
 from .ours import Ours, ours
 from .peers import Missing, Peer, Tuning
@@ -103,9 +103,7 @@ def memory_of(case: Case, name: str, tuning: str, quick: bool) -> Facts:
     """Peak memory in MB of three steps in a fresh process, and what it held before the first."""
     words = [case.name, name, tuning, *(["quick"] if quick else [])]
     command = [sys.executable, "-m", "bench.memory", *words]
-    told = subprocess.run(command, capture_output=True, text=True)
-    if told.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{told.stderr[-2000:]}")
+    told = finished(command)
     return json.loads(told.stdout.splitlines()[-1])
 
 
