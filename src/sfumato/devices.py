@@ -1,6 +1,7 @@
 """Devices and number formats: which there are, and which of them is fastest here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from time import perf_counter
 
 import torch
@@ -35,6 +36,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def read(values: Sequence[Tensor]) -> list[float]:
+    """Numbers () of one device in one transfer: what waits for a GPU in a training step, once."""
+    kind = reduce(torch.promote_types, (value.dtype for value in values))
+    return torch.stack([value.to(kind) for value in values]).tolist()
 
 
 def circumstances(device: torch.device) -> dict[str, str]:

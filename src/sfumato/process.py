@@ -28,7 +28,9 @@ def match_dims(coefficient: Tensor, x: Tensor) -> Tensor:
             "large numbers are taken here. Only the network may run in lower precision: pass "
             "x.float() and set NetworkDenoiser(..., precision=torch.bfloat16)."
         )
-    coefficient = coefficient.to(device=x.device, dtype=x.dtype)
+    # From the CPU's own memory CUDA copies before it returns; to wait for the GPU too helps nobody.
+    ahead = coefficient.device.type == "cpu"
+    coefficient = coefficient.to(device=x.device, dtype=x.dtype, non_blocking=ahead)
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
 
 

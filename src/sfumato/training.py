@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import ema
 from .data.batches import generator_at
-from .devices import is_out_of_memory
+from .devices import is_out_of_memory, read
 from .peers import Alone, Peers
 from .schedules import LinearDecay, Schedule
 
@@ -169,18 +169,18 @@ def with_progress(batch: Batch, progress: float) -> Batch:
 
 def backward(
     model: nn.Module, loss: Loss, batch: Batch, most: int | None, peers: Peers = ALONE
-) -> tuple[float, Tensor]:
-    """Add the gradients of the batch's mean loss, part by part; that mean, and the losses (B,)."""
-    n, total, losses = len(next(iter(batch.values()))), 0.0, []
+) -> tuple[list[Tensor], Tensor]:
+    """Add the gradients of the batch's mean loss, part by part: its terms (), the losses (b,)."""
+    n, terms, losses = len(next(iter(batch.values()))), [], []
     places = peers.parts(n, most)
     for number, place in enumerate(places, 1):
         with peers.exchanging(number == len(places)):
             each = loss(model, {name: rows[place] for name, rows in batch.items()})
             value = each.sum() / n
             (value * peers.size).backward()  # they take the mean over the processes
-        total += value.item()
+        terms.append(value.detach())
         losses.append(each.detach())
-    return peers.whole(total, torch.cat(losses), n)
+    return terms, torch.cat(losses)
 
 
 Remember = Callable[[nn.Module, Batch, Tensor], None]  # (model, batch, losses (B,))
@@ -207,11 +207,14 @@ def take_step(
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
     progress = config.progress(state.step, state.seconds)
-    value, losses = backward(
+    terms, losses = backward(
         state.model, loss, with_progress(batch, progress), config.micro_batch, peers
     )
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.grad_clip)
-    grad_norm = getattr(norm, "full_tensor", lambda: norm)().item()  # of a model cut by FSDP2
+    norm = getattr(norm, "full_tensor", lambda: norm)()  # of a model cut by FSDP2
+    *parts, grad_norm = read([*terms, norm])
+    rows = len(next(iter(batch.values())))
+    value, losses = peers.whole(sum(parts, 0.0), losses, rows)
     if not (abs(value) < float("inf") and grad_norm < float("inf")):
         raise FloatingPointError(
             f"the loss is {value} and its gradient's norm {grad_norm} at step {state.step + 1}; "

@@ -60,7 +60,8 @@ def decode_once(
     stamp = container.stamp
     if cache is None or stamp is None or len(names) < LEAST_FILES:
         return decode_all(container, names, size, channels, progress), ()
-    folder, told = cache / key_of(container, stamp, names, size, channels), ()
+    folder = cache / key_of(container, stamp, names, size, channels)
+    told: tuple[str, ...] = ()
     if folder.exists():
         try:
             kept = opened(folder)
