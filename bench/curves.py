@@ -4,9 +4,6 @@ The yardstick is fp32 from another seed: what chance alone does to the curve.
 """
 
 from functools import partial
-from pathlib import Path
-
-import torch
 
 from sfumato.data import ImageData, load
 
@@ -30,7 +27,7 @@ def run(options: Options) -> None:
 
 def measured(case: Case, options: Options) -> tuple[Facts, list[Row], Facts]:
     steps = options.rounds or STEPS
-    data = images(case, options.quick)
+    data, words = images(case, options.quick)
     losses: dict[str, list[float]] = {}
     reasons: dict[str, str] = {}
     for name, precision, seed in CURVES:
@@ -38,7 +35,7 @@ def measured(case: Case, options: Options) -> tuple[Facts, list[Row], Facts]:
         losses[name] = [round(step(), 6) for _ in range(steps)]
         reasons[name] = step.reason
         say(f"  {name}: {losses[name][0]:.4f} to {last(losses[name]):.4f} ({step.reason})")
-    settings = {"words": case.words, "steps": steps, "data": data.source, "batch": case.batch}
+    settings = {"words": case.words, "steps": steps, "data": words, "batch": case.batch}
     return settings, [], {"losses": losses, "reasons": reasons, **compared(losses)}
 
 
@@ -54,10 +51,10 @@ def compared(losses: dict[str, list[float]]) -> Facts:
     return {"from_fp32": own / exact - 1, "seed_from_seed": other / exact - 1}
 
 
-def images(case: Case, quick: bool) -> ImageData:
-    """CIFAR-10 (JPEG) where it is to be had and fits, else the digits in the case's shape."""
-    if case.shape != (3, 32, 32) or not Path(CIFAR).exists() or quick:
-        return case.data(5000)
+def images(case: Case, quick: bool) -> tuple[ImageData, str]:
+    """(images, what they are): CIFAR-10 (JPEG) where it is to be had and fits, else the digits."""
+    if case.shape != (3, 32, 32) or not CIFAR.exists() or quick:
+        return case.data(5000), "the built-in digits in the network's shape"
     say(f"  reading {CIFAR.name}")
-    torch.manual_seed(0)
-    return load(CIFAR, limit=10_000, labels=bool(case.network.classes))
+    data = load(CIFAR, limit=10_000, labels=bool(case.network.classes))
+    return data, "10,000 images of CIFAR-10 (JPEG)"

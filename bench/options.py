@@ -53,7 +53,7 @@ def keep(
     settings, rows, more = measure()
     machine |= watch.report()
     words = ["python -m bench", bench, *([f"--only {case}"] if case != bench else [])]
-    words += [f"--run {options.run}"] if options.run else []
+    words += [f"--run {Path(options.run).name}"] if options.run else []
     words += ["--loss"] if options.loss else []
     settings = {"quick": options.quick, **settings}
     part = Part(case, " ".join(words), machine, settings, tuple(rows), more)
