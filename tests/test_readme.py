@@ -61,10 +61,10 @@ def test_every_flag_that_is_shown_exists(readme):
     from sfumato.parsing import parse
 
     shown = re.findall(
-        r"^sfumato ((?:train|sample|info|compare|spectra|import|export) .*?)(?:\s+#.*)?$",
+        r"^sfumato ((?:train|sample|info|compare|distill|tune|spectra|import|export) .*?)(?:\s+#.*)?$",
         (ROOT / readme).read_text("utf-8"),
         re.M,
     )
-    assert len(shown) == 15
+    assert len(shown) == 18
     for command in shown:
         parse(shlex.split(command))
