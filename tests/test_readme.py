@@ -61,7 +61,8 @@ def test_every_flag_that_is_shown_exists(readme):
     from sfumato.parsing import parse
 
     shown = re.findall(
-        r"^sfumato ((?:train|sample|info|compare|distill|tune|spectra|import|export) .*?)(?:\s+#.*)?$",
+        r"^sfumato ((?:train|sample|info|compare|distill|tune|spectra|import|export) .*?)"
+        r"(?:\s+#.*)?$",
         (ROOT / readme).read_text("utf-8"),
         re.M,
     )

@@ -10,7 +10,7 @@ from PIL import Image
 
 import sfumato.commands.tune as command
 import sfumato.tuning as tuning
-from sfumato.arguments import UsageError
+from sfumato.arguments import Tune, UsageError
 from sfumato.commands.tune import Judged, Plan, plan_of
 from sfumato.generation import Order, draw
 from sfumato.grids import KarrasGrid
@@ -173,8 +173,13 @@ def test_a_plan_keeps_half_of_the_budget_for_the_gradient():
     assert plan_of(1, 1.0, 6, 6) == Plan(16, 16, 16, 4)  # the least, however slow
 
 
-def test_usage_errors_are_usage_errors(trained):
-    from sfumato.arguments import Tune
+def test_the_command_to_use_it_has_the_flags_it_was_tuned_for(tuned):
+    loaded = load_run(str(tuned), CPU)
+    args = Tune(str(tuned), nfe=3, guidance=1.5, guidance_to=4.0)
+    wanted = f"sfumato sample {tuned} --nfe 3 --guidance 1.5 --guidance-to 4.0"
+    assert command.use_of(loaded, args) == wanted
 
+
+def test_usage_errors_are_usage_errors(trained):
     with pytest.raises(UsageError, match="2 to 20"):
         command.run_tune(Tune(str(trained), nfe=0))

@@ -148,14 +148,26 @@ def run_tune(args: Tune) -> None:
             reporter.say(line)
         reporter.say(
             f"{facts['seconds']:.0f} s. Written: {path} and a picture beside it. "
-            f"Use it: sfumato sample {loaded.folder} --nfe {args.nfe}"
+            f"Use it: {use_of(loaded, args)}"
         )
+
+
+def use_of(loaded: Loaded, args: Tune) -> str:
+    """The command that draws by what was tuned: with the flags that it was tuned for."""
+    flags = given(
+        guidance=args.guidance,
+        guidance_from=args.guidance_from,
+        guidance_to=args.guidance_to,
+        clipped=args.clipped,
+    )
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in flags.items()]
+    return " ".join([f"sfumato sample {loaded.folder} --nfe {args.nfe}", *words])
 
 
 def heading(judged: Judged, calls: int) -> list[str]:
     return [
-        f"Root mean square distance to the teacher's images, {judged.images} new seeds, values in "
-        f"[-1, 1]; {calls} calls against the teacher's {TEACHER_STEPS}:"
+        f"Root mean square distance to the images of a teacher of {TEACHER_STEPS} calls, as they "
+        f"are diffused, from the same noise: {judged.images} new seeds, {calls} calls:"
     ]
 
 
