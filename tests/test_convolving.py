@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sfumato.networks.convolving import convolve, doubled
+from sfumato.networks.convolving import doubled, pointwise
 
 
 def doubled_first(layer, x):
@@ -17,8 +17,8 @@ def plainly(layer, x):
 
 
 CASES = {
-    "1 x 1": (convolve, plainly, 1, 1),
-    "3 x 3": (convolve, plainly, 3, 1),
+    "1 x 1": (pointwise, plainly, 1, 1),
+    "3 x 3, left alone": (pointwise, plainly, 3, 1),
     "doubled": (doubled, doubled_first, 3, 2),
 }
 LIMITS = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 6e-3}
@@ -60,5 +60,5 @@ def test_values_and_gradients_are_those_of_the_layer(case, size, dtype, bias):
 def test_any_other_layer_is_left_alone(layer):
     x = torch.randn(2, 6, 8, 8).bfloat16()
     layer = layer.bfloat16()
-    assert torch.equal(convolve(layer, x), layer(x))
+    assert torch.equal(pointwise(layer, x), layer(x))
     assert torch.equal(doubled(layer, x), doubled_first(layer, x))

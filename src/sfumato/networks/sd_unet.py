@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .attention import EPSILON, SpatialAttention, SpatialTransformer
 from .conditioning import AddedLabel, Condition, LabelToken, Text, Tokens, Unconditioned
-from .convolving import convolve, doubled
+from .convolving import doubled, pointwise
 from .layers import (
     GroupNorm,
     check_attention_at,
@@ -149,9 +149,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, 4 channels), after its SiLU."""
-        h = convolve(self.conv1, self.norm1(x, silu=True))
+        h = self.conv1(self.norm1(x, silu=True))
         h = self.norm2(h, add=self.temb_proj(embedding), silu=True)
-        return convolve(self.nin_shortcut, x) + convolve(self.conv2, self.dropout(h))
+        return pointwise(self.nin_shortcut, x) + self.conv2(self.dropout(h))
 
 
 class Shrink(nn.Module):

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .convolving import convolve, doubled
+from .convolving import doubled, pointwise
 from .embeddings import Conditioning
 from .layers import (
     GroupNorm,
@@ -108,9 +108,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, 4 channels), after its SiLU."""
-        h = convolve(self.conv1, self.norm1(x, silu=True))
+        h = self.conv1(self.norm1(x, silu=True))
         h = self.modulated(h, self.modulation(embedding))
-        return convolve(self.skip, x) + convolve(self.conv2, self.dropout(h))
+        return pointwise(self.skip, x) + self.conv2(self.dropout(h))
 
     def modulated(self, h: Tensor, modulation: Tensor) -> Tensor:
         if not self.scale_shift:
@@ -164,7 +164,7 @@ class Down(nn.Module):
         self.blocks = nn.ModuleList(Block(config, c, width, attends) for c in inputs)
 
     def forward(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
-        features = [x if self.shrink is None else convolve(self.shrink, F.avg_pool2d(x, 2))]
+        features = [x if self.shrink is None else self.shrink(F.avg_pool2d(x, 2))]
         for block in self.blocks:
             features.append(block(features[-1], embedding))
         return features
