@@ -146,7 +146,18 @@ def test_the_kernel_distance_is_that_of_all_images_within_its_error_and_follows_
     assert found == kernel_distance(first, second, seed=1)
     assert found != kernel_distance(first, second, seed=2)
     assert abs(found.mean - mmd(first, second)) < 2 * found.error
-    assert kernel_distance(first, second, subsets=3, size=150).error > 0
+
+
+@pytest.mark.parametrize("size", [15, 1000])
+def test_the_error_of_the_kernel_distance_is_that_of_other_draws(size):
+    """Of two sources that are apart, over 60 draws of 80; a size of 1000 becomes 40."""
+    found = [
+        kernel_distance(normal(80, 3, seed=s), normal(80, 3, seed=500 + s) + 0.8, 40, size)
+        for s in range(60)
+    ]
+    spread = torch.tensor([each.mean for each in found]).std().item()
+    told = sum(each.error for each in found) / len(found)
+    assert told == pytest.approx(spread, rel=0.2)
 
 
 # --- neighbours

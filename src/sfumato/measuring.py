@@ -190,8 +190,9 @@ def kernel_distance(
 ) -> Estimate:
     """The mean of mmd over random subsets of `size` images of either set: KID on other features.
 
-    The size is at most half of the smaller set. Subsets overlap, so the error of their mean is
-    taken to be that of as many as would not: n / size.
+    The size is at most half of the smaller set, of n. The error is the jackknife's that leaves
+    n - size images out at a time, sd sqrt(size / (n - size)): too large rather than too small where
+    both sets are of one source.
 
     Raises: ValueError for fewer than 4 images of either set.
     """
@@ -204,7 +205,7 @@ def kernel_distance(
         for _ in range(subsets)
     ]
     all_of_them = torch.tensor(values, dtype=torch.float64)
-    error = all_of_them.std().item() * sqrt(size / least)
+    error = all_of_them.std().item() * sqrt(size / (least - size))
     return Estimate(all_of_them.mean().item(), error)
 
 
