@@ -46,8 +46,8 @@ from ..tuning import (
 )
 
 MOST_CALLS = 20
-SURVEY_BY, REFINE_BY = 0.5, 0.875  # shares of the time by which these stages end
-LEAST_REFINING = 0.25  # share of the time that the gradient has in any case
+SURVEY_BY, REFINE_BY = 0.35, 0.875  # shares of the time by which these stages end
+LEAST_REFINING = 0.4  # share of the time that the gradient has in any case
 LEARN_SEED, APART_SEED, JUDGE_SEED = 1_000_000, 2_000_000, 3_000_000  # far from those people type
 AT_ONCE = 16  # images of the teacher drawn together; of the first of them the path is kept
 STARTS = 4  # tables of the survey whose weights are fitted
@@ -69,11 +69,11 @@ class Plan:
 def plan_of(budget: float, each: float, calls: int, grids: int) -> Plan:
     """How many images fit into `budget` seconds where a network call for one takes `each`.
 
-    A quarter goes to the teacher, an eighth to the survey, an eighth to judging; half at least is
+    A quarter goes to the teacher, a twelfth to the survey, an eighth to judging; half at least is
     left for the gradient.
     """
     affordable = budget / each
-    survey = int(affordable / 8 / (len(FIXED) * grids * calls))
+    survey = int(affordable / 12 / (len(FIXED) * grids * calls))
     learn = int(affordable / 5 / TEACHER_STEPS)  # and a quarter of it again, to choose by
     judge = int(affordable / 8 / (TEACHER_STEPS + (len(FIXED) * GRIDS_EACH + 1) * calls))
     learn = min(128, max(AT_ONCE, learn))
