@@ -1,12 +1,14 @@
 """sfumato evaluate --samples: the images are the run's own, its numbers those of the measures."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sfumato.arguments import Evaluate, UsageError
 from sfumato.commands import drawn
+from sfumato.commands import evaluate as evaluate_command
 from sfumato.commands.evaluate import check_drawing
 from sfumato.data import fingerprint
 from sfumato.features import features_of
@@ -85,6 +87,7 @@ def test_the_same_twice_compares_and_other_references_do_not(evaluate):
     first, again = (evaluate("--samples", "16", "--against", "test")[0][NAME] for _ in range(2))
     assert difference(first, again)[0] == pytest.approx(0, abs=1e-9)
     assert "test images" in first.record.yardstick.reference
+    assert first.record.yardstick.reference_images == 30
     assert first.floor is not None
     other = evaluate("--samples", "16", "--against", "held-out")[0][NAME]
     assert other.record.yardstick.reference_images == 20
@@ -140,3 +143,15 @@ def test_what_draws_no_images_has_none_to_measure():
     with pytest.raises(UsageError, match="a ClassifierRun draws no images"):
         check_drawing(args, RECIPES["noisy_classifier"]())
     check_drawing(args, RECIPES["digits"]())
+
+
+def test_without_a_test_part_of_its_own_it_is_the_authors(root, monkeypatch):
+    _, splits = own(root, "betas")
+    asked = []
+    monkeypatch.setattr(evaluate_command, "data_of", lambda run, *rest: asked.append(run.data))
+    run = RECIPES["digits"]()
+    run = replace(run, data=replace(run.data, limit=9))
+    assert evaluate_command.test_part(run, None, splits, print) is splits.test
+    assert not asked
+    evaluate_command.test_part(run, None, replace(splits, test=None), print)
+    assert (asked[0].split, asked[0].limit, asked[0].source) == ("test", None, "digits")
