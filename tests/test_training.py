@@ -10,10 +10,10 @@ from sfumato import checkpoint, ema
 from sfumato.assembly import batches, by_level, held_out_batch, level_log_snr, loss_of
 from sfumato.prefetching import prefetched
 from sfumato.schedules import Constant, CosineDecay, LinearDecay
+from sfumato.train_config import previews_due
 from sfumato.training import (
     TrainConfig,
     losses_of,
-    previews_due,
     split,
     take_step,
     train,
