@@ -44,6 +44,7 @@ class Tuning:
     channels_last: bool = False
     fused: bool = False  # the optimizer
     compiled: bool = False
+    keeps_memory: bool = False  # what a step frees stays the program's: sfumato/memory.py
 
     def __str__(self) -> str:
         chosen = [
@@ -51,6 +52,7 @@ class Tuning:
             *(["channels_last"] if self.channels_last else []),
             *(["fused optimizer"] if self.fused else []),
             *(["torch.compile"] if self.compiled else []),
+            *(["memory kept"] if self.keeps_memory else []),
         ]
         return ", ".join(chosen)
 

@@ -8,12 +8,21 @@ from time import perf_counter
 from typing import Any
 
 
+def nothing() -> None:
+    """What has to be done before a turn where nothing has."""
+
+
 @dataclass(frozen=True)
 class Runner:
-    """Something to time: each call of `step` is the same work once more."""
+    """Something to time: each call of `step` is the same work once more.
+
+    prepare: sets what is the whole program's for its turn; where there is one, a step that is not
+    timed follows it.
+    """
 
     name: str
     step: Callable[[], object]
+    prepare: Callable[[], object] = nothing
 
 
 def in_turn(
@@ -31,6 +40,9 @@ def in_turn(
     for _ in range(rounds):
         for runner in runners:
             gc.collect()
+            if runner.prepare is not nothing:
+                runner.prepare()
+                runner.step()
             begun = clock()
             for _ in range(repeats):
                 runner.step()

@@ -1,8 +1,9 @@
 """Images a second of a training step, ours and the peers', on the same network and batch.
 
 peer, as documented   fp32, the optimizer that its example has
-peer, at its best     bf16 autocast, channels_last, the fused optimizer and torch.compile, all
-                      combinations tried, the two fastest measured, the faster one shown
+peer, at its best     bf16 autocast, channels_last and the fused optimizer, all combinations
+                      tried, the fastest also under torch.compile; all with memory kept between
+                      steps as ours is; the two fastest measured, the faster one shown
 ours                  as `sfumato train` runs it
 ours, fp32            the same without lower precision
 """
@@ -11,10 +12,13 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+
+from sfumato.memory import keep_freed
 
 from .cases import Case, cases
 from .commands import finished
@@ -27,7 +31,8 @@ from .rounds import Facts, Runner, in_turn, trial
 ROUNDS = 25
 DOCUMENTED, BEST = "peer, as documented", "peer, at its best"
 OURS, OURS_FP32 = "ours", "ours, fp32"
-EVERY = [Tuning(*flags) for flags in itertools.product((False, True), repeat=4)]
+EAGER = [Tuning(*flags, keeps_memory=True) for flags in itertools.product((False, True), repeat=3)]
+COMPILED = 2  # of the fastest of them are tried once more with torch.compile: minutes each
 
 
 def run(options: Options) -> None:
@@ -51,7 +56,8 @@ def measured(case: Case, options: Options) -> tuple[Facts, list[Row], Facts]:
     runners |= {f"{BEST}: {tuning}": Peer(case, tuning) for tuning in finalists}
     runners |= {OURS: step_of(case), OURS_FP32: step_of(case, "fp32")}
     rounds = options.rounds or ROUNDS
-    seconds = in_turn([Runner(name, step) for name, step in runners.items()], rounds)
+    turns = [Runner(name, step, partial(keep_freed, keeps(step))) for name, step in runners.items()]
+    seconds = in_turn(turns, rounds)
     rows = [row_of(case, name, values) for name, values in seconds.items()]
     kept = with_one_best(rows)
     found = [with_facts(row, case, runners, options) for row in kept]
@@ -60,17 +66,29 @@ def measured(case: Case, options: Options) -> tuple[Facts, list[Row], Facts]:
     return {**settings, "rounds": rounds}, found, {"tried_images_per_s": trials}
 
 
+def keeps(step: Callable[[], float]) -> bool:
+    """Whether it is run with memory kept between steps: ours as the command does."""
+    return step.tuning.keeps_memory if isinstance(step, Peer) else True
+
+
 def step_of(case: Case, precision: str = "auto") -> Ours:
     return ours(case.network, case.batch, case.shape, precision, case.data())
 
 
 def tunings(case: Case, quick: bool) -> dict[Tuning, float]:
     """Seconds a step of the peer under each combination of settings; with quick of a few."""
-    tried = {}
-    for tuning in EVERY[:15:14] if quick else EVERY:
+    tried: dict[Tuning, float] = {}
+
+    def attempt(tuning: Tuning) -> None:
+        keep_freed(tuning.keeps_memory)
         tried[tuning] = trial(Peer(case, tuning))
         torch.compiler.reset()  # past eight compiled variants it would quietly stop compiling
         say(f"  tried {tuning}: {case.batch / tried[tuning]:.2f} images/s")
+
+    for tuning in EAGER[::7] if quick else EAGER:
+        attempt(tuning)
+    for tuning in sorted(tried, key=lambda tuning: tried[tuning])[: 0 if quick else COMPILED]:
+        attempt(replace(tuning, compiled=True))
     return tried
 
 
@@ -109,7 +127,8 @@ def memory_of(case: Case, name: str, tuning: str, quick: bool) -> Facts:
 
 def tuning_named(words: str) -> Tuning:
     """The Tuning whose words these are."""
-    return next(tuning for tuning in EVERY if str(tuning) == words)
+    said = ("bf16 autocast", "channels_last", "fused optimizer", "torch.compile", "memory kept")
+    return Tuning(*(part in words for part in said))
 
 
 def stepper(case: Case, name: str, tuning: str) -> Callable[[], float]:
