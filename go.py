@@ -47,7 +47,7 @@ def uv(*arguments, **options):
     """pip's work several times faster; it also knows which PyTorch build fits the GPU driver."""
     links = os.environ.get("PIP_FIND_LINKS", "")  # wheels on this disk that pip has been told of
     environment = {**os.environ, "UV_FIND_LINKS": os.environ.get("UV_FIND_LINKS", links)}
-    command = ("-m", "uv", "pip", "install", "-q", "--python", PYTHON)
+    command = ("-m", "uv", "pip", "install", "-q", "--compile-bytecode", "--python", PYTHON)
     return run(PYTHON, *command, *arguments, env=environment, **options)
 
 
