@@ -7,11 +7,13 @@ factor gives O the size of AdamW's update, so that one rate and one decay do for
 (2025), arXiv:2502.16982, eq. 4 (number from memory). A kernel (O, I, h, w) is a matrix (O, I h w).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a x + b x^3 + c x^5 takes singular values near 1
 STEPS = 5
@@ -19,7 +21,7 @@ NARROW = 16  # rows or columns below which a matrix is no map from features to f
 
 
 class Muon(torch.optim.Optimizer):
-    """Of parameters of any shape: see is_matrix for which of them are stepped as matrices."""
+    """Of parameters of any shape: is_matrix says which of them are stepped as matrices."""
 
     def __init__(
         self,
@@ -43,33 +45,47 @@ class Muon(torch.optim.Optimizer):
             self._step_rest([p for p in given if not is_matrix(p)], group)
 
     def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Those of one shape together: a few large products for many small ones."""
+        mu, lr = group["momentum"], group["lr"]
+        alike = defaultdict(list)
         for p in parameters:
-            assert p.grad is not None
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p)
-            state["momentum"].mul_(group["momentum"]).add_(p.grad)
-            u = p.grad.add(state["momentum"], alpha=group["momentum"]).flatten(1)
-            size = 0.2 * max(u.shape) ** 0.5
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(orthogonal(u).view_as(p), alpha=-group["lr"] * size)
+            self.state[p].setdefault("momentum", torch.zeros_like(p))
+            alike[p.flatten(1).shape].append(p)
+        for shape, some in alike.items():
+            gradients, moving = gradients_of(some), [self.state[p]["momentum"] for p in some]
+            torch._foreach_mul_(moving, mu)
+            torch._foreach_add_(moving, gradients)
+            u = torch.stack([g.add(m, alpha=mu).flatten(1) for g, m in zip(gradients, moving)])
+            torch._foreach_mul_(some, 1 - lr * group["weight_decay"])
+            for p, o in zip(some, orthogonal(u)):
+                p.add_(o.view_as(p), alpha=-0.2 * lr * max(shape) ** 0.5)
 
     def _step_rest(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """AdamW: Loshchilov and Hutter (2019), algorithm 2."""
-        first, second = group["betas"]
         for p in parameters:
-            assert p.grad is not None
-            state = self.state[p]
-            if not state:
-                state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(p))
-                state["exp_avg_sq"] = torch.zeros_like(p)
-            state["step"] += 1
-            number = int(state["step"].item())
-            state["exp_avg"].lerp_(p.grad, 1 - first)
-            state["exp_avg_sq"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
-            root = (state["exp_avg_sq"] / (1 - second**number)).sqrt_().add_(group["eps"])
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.addcdiv_(state["exp_avg"], root, value=-group["lr"] / (1 - first**number))
+            if not self.state[p]:
+                moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                self.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+        states = [self.state[p] for p in parameters]
+        adamw(
+            parameters,
+            gradients_of(parameters),
+            exp_avgs=[state["exp_avg"] for state in states],
+            exp_avg_sqs=[state["exp_avg_sq"] for state in states],
+            max_exp_avg_sqs=[],
+            state_steps=[state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def gradients_of(parameters: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
 
 
 def is_matrix(p: Tensor) -> bool:
@@ -78,11 +94,15 @@ def is_matrix(p: Tensor) -> bool:
 
 
 def orthogonal(u: Tensor) -> Tensor:
-    """The orthogonal matrix nearest to u (rows, columns), roughly: singular values 0.7 to 1.2."""
+    """The orthogonal matrices nearest to u (..., rows, columns), roughly.
+
+    Singular values come out between 0.7 and 1.2.
+    """
     a, b, c = COEFFICIENTS
-    x = u.mT if len(u) > u.shape[1] else u
-    x = x / x.norm().clamp(min=1e-7)
+    tall = u.shape[-2] > u.shape[-1]
+    x = u.mT if tall else u
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if len(u) > u.shape[1] else x
+    return x.mT if tall else x
