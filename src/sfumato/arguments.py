@@ -4,46 +4,30 @@ Nothing here imports torch, so that --help and a typo answer at once.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from .flags import (
+    Count,
+    Device,
+    Folder,
+    GridText,
+    Number,
+    RunName,
+    Sampler,
+    Settings,
+    Text,
+    shown,
+)
+from .flags import SamplerName as SamplerName
+from .inquiries import Compare as Compare
+from .inquiries import Evaluate as Evaluate
+from .inquiries import Info as Info
+from .inquiries import Spectra as Spectra
 from .typed import UsageError as UsageError
 from .typed import numbers as numbers
 from .typed import seconds as seconds
-
-
-def _shown(metavar: str) -> Any:
-    """How a value is called in the help, without a word on its default."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
-SamplerName = Literal[
-    "heun", "dpm++1", "dpm++2m", "dpm++3m", "sde-dpm++2m", "unipc", "unipc3", "deis", "deis-t",
-    "lms", "ipndm", "kdpm2", "kdpm2-ancestral", "ddim", "ddpm", "ddpm-large", "euler",
-    "euler-ancestral", "euler-maruyama", "churn",
-]  # fmt: skip
-Sampler = Annotated[SamplerName | None, _shown("NAME")]
-GridName = Annotated[
-    Literal["karras", "uniform", "leading", "trailing", "linspace"] | None,
-    _shown("{karras,uniform,leading,trailing,linspace}"),
-]
-Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
-Count = Annotated[int | None, _shown("N")]
-Number = Annotated[float | None, _shown("X")]
-Text = Annotated[str | None, _shown("TEXT")]
-Folder = Annotated[Path | None, _shown("PATH")]
-RunName = Annotated[tyro.conf.Positional[str], _shown("RUN")]
-Settings = Annotated[
-    tuple[str, ...],
-    tyro.conf.arg(
-        name="set",
-        metavar="FIELD=VALUE ...",
-        help="any field of run.json, dotted: train.betas='[0.9, 0.95]' network.dropout=0.1 "
-        "process=CosineBetas; `sfumato train ... --dry-run` prints them all.",
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -64,7 +48,7 @@ class Demo:
 class Train:
     """Train a model on a recipe or on images of your own."""
 
-    source: Annotated[tyro.conf.Positional[str], _shown("RECIPE|DATA|RUN")] = ""
+    source: Annotated[tyro.conf.Positional[str], shown("RECIPE|DATA|RUN")] = ""
     """A recipe (`sfumato recipes` lists them; or your own FILE.py:FUNCTION), images (a folder, an
     archive, IDX files) or the folder of a run to go on with."""
     data: Text = None
@@ -97,7 +81,7 @@ class Train:
     """Steps until the rate is reached."""
     ema: Number = None
     """Width of the weights' average, as a share of the run so far (0.1)."""
-    precision: Annotated[Literal["auto", "fp32", "bf16"] | None, _shown("{auto,fp32,bf16}")] = None
+    precision: Annotated[Literal["auto", "fp32", "bf16"] | None, shown("{auto,fp32,bf16}")] = None
     """Of the network's arithmetic; auto times both."""
     seed: Count = None
     """Decides the weights, the order, the noise: same seed, same run."""
@@ -168,13 +152,14 @@ class Sample:
     default the run's own."""
     steps: Count = None
     """Solver steps: more are slower and, up to a point, better."""
-    grid: GridName = None
-    """Spacing of the times."""
+    grid: GridText = None
+    """Spacing of the times: karras, uniform, leading, trailing or linspace; with its settings
+    after a colon, as karras:0.02,20 for noise levels from 20 down to 0.02."""
     nfe: Count = None
     """Draw by the sampler of so many network calls that `sfumato tune` fitted to this run."""
     eta: float = 0.0
     """Noise of ddim: 0 none, 1 as DDPM."""
-    prompt: Annotated[tuple[str, ...], _shown("TEXT ...")] = ()
+    prompt: Annotated[tuple[str, ...], shown("TEXT ...")] = ()
     """What to draw, in words, a row each; for models trained on captions."""
     guidance: Number = None
     """Scale of classifier-free guidance: 1 as trained (its w is scale - 1), more is bolder."""
@@ -186,7 +171,7 @@ class Sample:
     """The run of a classifier of noised images, to guide by its gradient ..."""
     classifier_scale: Number = None
     """... times this; 1 is Bayes' rule."""
-    clipped: Annotated[bool | None, _shown("{True,False}")] = None
+    clipped: Annotated[bool | None, shown("{True,False}")] = None
     """Keep the estimate of x0 in [-1, 1]."""
     raw: bool = False
     """The weights themselves instead of their average (EMA)."""
@@ -201,7 +186,7 @@ class Sample:
     batch: int = 128
     """Images drawn at once."""
     device: Device = "auto"
-    precision: Annotated[Literal["fp32", "bf16"] | None, _shown("{fp32,bf16}")] = None
+    precision: Annotated[Literal["fp32", "bf16"] | None, shown("{fp32,bf16}")] = None
     """Default: as trained."""
     quiet: bool = False
 
@@ -222,7 +207,7 @@ class Distill:
     """Images of an optimizer step; default the teacher's."""
     middle: Number = None
     """Noise level, sigma / alpha, between the first and the second step of sampling (1.6)."""
-    precision: Annotated[Literal["fp32", "bf16"], _shown("{fp32,bf16}")] = "fp32"
+    precision: Annotated[Literal["fp32", "bf16"], shown("{fp32,bf16}")] = "fp32"
     """In bf16 rounding is larger than the late stages' differences."""
     seed: Count = None
     """Default the teacher's."""
@@ -253,41 +238,11 @@ class Tune:
     """Guide only where sigma / alpha is at least this ..."""
     guidance_to: Number = None
     """... and at most this."""
-    clipped: Annotated[bool | None, _shown("{True,False}")] = None
+    clipped: Annotated[bool | None, shown("{True,False}")] = None
     """Keep the estimate of x0 in [-1, 1]; default as the run does."""
     device: Device = "auto"
-    precision: Annotated[Literal["fp32", "bf16"] | None, _shown("{fp32,bf16}")] = None
+    precision: Annotated[Literal["fp32", "bf16"] | None, shown("{fp32,bf16}")] = None
     """Default: as trained."""
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Measure a run on images it was not trained on: losses, bits per dimension, reconstruction."""
-
-    run: RunName
-    """A run's folder, its name in runs/, or 'last'."""
-    data: Text = None
-    """Images to measure on; default the run's own, those it held out."""
-    limit: int = 256
-    """At most so many images."""
-    steps: Count = None
-    """Steps of the variational bound; default the process's own, or 250."""
-    split: Literal["held-out", "test"] = "held-out"
-    """Which of the run's own images; with --data, test is the part that its authors named so."""
-    flow: bool = False
-    """Also the bits of the probability-flow ODE, for continuous processes; slow."""
-    samples: Count = None
-    """Also draw so many images, by the run's own sampler, and measure them beside real ones."""
-    features: Text = None
-    """What drawn images are compared by: auto, mnist, fashion, efficientnet, inception or judge."""
-    weights: Folder = None
-    """Of --features inception: its file."""
-    against: Literal["train", "held-out", "test"] = "train"
-    """Which of the run's images the drawn ones are compared to; test may be its authors' part."""
-    best: bool = False
-    """The average that had the lowest held-out loss, instead of the last one."""
-    device: Device = "auto"
     quiet: bool = False
 
 
@@ -295,7 +250,7 @@ class Evaluate:
 class Import:
     """Make a run of a model that another program trained."""
 
-    path: Annotated[tyro.conf.Positional[str], _shown("PATH")]
+    path: Annotated[tyro.conf.Positional[str], shown("PATH")]
     """A diffusers pipeline's folder, or a file of weights; nothing in it is ever executed."""
     data: Text = None
     """The images it was trained on, where training is to go on."""
@@ -327,51 +282,8 @@ class Export:
 class Recipes:
     """List the recipes: what each trains, its source, size, cost and status."""
 
-    name: Annotated[tyro.conf.Positional[str], _shown("RECIPE")] = ""
+    name: Annotated[tyro.conf.Positional[str], shown("RECIPE")] = ""
     """One of them, to be told all about it."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Train several recipes on the same images with the same budget; one table, one figure."""
-
-    recipes: Annotated[tyro.conf.Positional[tuple[str, ...]], _shown("RECIPE ...")] = (
-        *("compare_unet2d", "compare_sd_unet", "compare_dit"),
-    )
-    """Two or more recipes; default the three that are made for it, compare_*."""
-    data: str = "digits"
-    """The images for all of them."""
-    time: Text = None
-    """Budget of each, as wall time."""
-    images: Count = None
-    """Budget of each, in images shown; the default is 10 epochs."""
-    seed: int = 0
-    samples: int = 500
-    """Images drawn from each, for the evaluator."""
-    out: Folder = None
-    """Folder to make; default runs/compare."""
-    device: Device = "auto"
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Spectra:
-    """Measure which scales of an image come first, in training and in sampling."""
-
-    run: RunName
-    """A run's folder, its name in runs/, or 'last'."""
-    samples: int = 100
-    """Images drawn to follow along their way out of noise, about."""
-    device: Device = "auto"
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Info:
-    """Tell what a run, a data set or a picture made by sfumato is."""
-
-    thing: Annotated[tyro.conf.Positional[str], _shown("RUN|DATA|IMAGE")]
-    """A run, a data set or a picture."""
 
 
 COMMANDS: dict[str, Any] = {

@@ -14,53 +14,14 @@ from .data import ImageData, Tolerance, fingerprint, load
 from .data.places import home
 from .devices import pick_device
 from .folder import DataCard, read_card
-from .grids import Grid, KarrasGrid, LeadingGrid, LinspaceGrid, TrailingGrid, UniformGrid
 from .kinds import loads, override, read_run, to_dict
-from .multistep import DEIS, IPNDM, LMS, DPMSolverPP, TimeDEIS, UniPC
+from .named import SOLVERS as SOLVERS
+from .named import grid_named
 from .recipes import RECIPES, recipe_at
 from .recipes.own_images import NAME, own_images
-from .singlestep import DPMSolver2
-from .solvers import (
-    DDIM,
-    Ancestral,
-    Churn,
-    DPMSolverPP2M,
-    Euler,
-    EulerMaruyama,
-    Heun,
-    Solver,
-)
+from .solvers import DDIM
 from .tasks import TASKS
 
-SOLVERS: dict[str, Solver] = {
-    "heun": Heun(),
-    "dpm++1": DPMSolverPP(1),
-    "dpm++2m": DPMSolverPP2M(),
-    "dpm++3m": DPMSolverPP(3),
-    "sde-dpm++2m": DPMSolverPP(2, eta=1.0),
-    "unipc": UniPC(2),
-    "unipc3": UniPC(3),
-    "deis": DEIS(3),
-    "deis-t": TimeDEIS(3),
-    "lms": LMS(),
-    "ipndm": IPNDM(),
-    "kdpm2": DPMSolver2(),
-    "kdpm2-ancestral": DPMSolver2(eta=1.0),
-    "ddim": DDIM(),
-    "ddpm": Ancestral(),
-    "ddpm-large": Ancestral(variance_mix=1.0),
-    "euler": Euler(),
-    "euler-ancestral": DDIM(eta=1.0),
-    "euler-maruyama": EulerMaruyama(),
-    "churn": Churn(Heun(), amount=0.3, min_ratio=0.05, max_ratio=50.0, noise_scale=1.003),
-}
-GRIDS: dict[str, Grid] = {
-    "karras": KarrasGrid(),
-    "uniform": UniformGrid(),
-    "leading": LeadingGrid(),
-    "trailing": TrailingGrid(),
-    "linspace": LinspaceGrid(),
-}
 FREE_TO_CHANGE = {  # when a run goes on: nothing that the finished steps depended on
     *(
         "train.steps",
@@ -295,7 +256,7 @@ def sampling_with(sampling: SamplingConfig, args: Train | Sample) -> SamplingCon
 
 def _sample_only(sampling: SamplingConfig, args: Sample) -> SamplingConfig:
     if args.grid is not None:
-        sampling = replace(sampling, grid=GRIDS[args.grid])
+        sampling = replace(sampling, grid=grid_named(args.grid))
     more = given(
         clipped=args.clipped,
         guidance_from=args.guidance_from,
