@@ -17,7 +17,7 @@ _MODULES = {  # module: the public names in it
     "parameterization": "EDMPreconditioning PredictData PredictNoise PredictV PredictVelocity",
     "denoiser": "Clipped Denoiser DynamicallyThresholded NetworkDenoiser OnProcess",
     "exact": "Empirical GaussianMixture",
-    "guidance": "ByClassifier ByGradient ClassifierFree Unconditional Within",
+    "guidance": "Autoguidance ByClassifier ByGradient ClassifierFree Unconditional Within",
     "classification": "ClassifierLoss NoisyClassifier log_prob_of",
     "solvers": "DDIM Ancestral Churn DPMSolverPP2M Euler EulerMaruyama Heun Solver",
     "multistep": "DEIS IPNDM LMS DPMSolverPP TimeDEIS UniPC",
@@ -78,7 +78,14 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .exact import Empirical, GaussianMixture
     from .films import film
     from .grids import karras_times, leading_times, linspace_times, trailing_times, uniform_times
-    from .guidance import ByClassifier, ByGradient, ClassifierFree, Unconditional, Within
+    from .guidance import (
+        Autoguidance,
+        ByClassifier,
+        ByGradient,
+        ClassifierFree,
+        Unconditional,
+        Within,
+    )
     from .importance import ImportanceSampled
     from .latents import AutoencoderCodec, LatentCodec
     from .likelihood import bits_per_dim, exact_divergence, hutchinson, log_likelihood

@@ -171,6 +171,10 @@ class Sample:
     """The run of a classifier of noised images, to guide by its gradient ..."""
     classifier_scale: Number = None
     """... times this; 1 is Bayes' rule."""
+    worse: Text = None
+    """A worse run of the same, or a folder of its checkpoints/, to draw away from ..."""
+    worse_scale: Number = None
+    """... by this scale (autoguidance); 1 is not at all."""
     clipped: Annotated[bool | None, shown("{True,False}")] = None
     """Keep the estimate of x0 in [-1, 1]."""
     raw: bool = False

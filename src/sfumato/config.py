@@ -72,6 +72,8 @@ class SamplingConfig:
         diffusers' DDIM; see denoiser.Clipped.
     classifier: the run of a classifier of noised images whose gradient guides, by
         classifier_scale; "" for none.
+    worse: a run, or a checkpoint's folder of this run, from which to extrapolate away by
+        worse_scale, at the same noise levels as guidance: autoguidance; "" for none.
     """
 
     solver: solvers.Solver = solvers.Heun()
@@ -84,6 +86,8 @@ class SamplingConfig:
     keep_eps: bool = False
     classifier: str = ""
     classifier_scale: float = 1.0
+    worse: str = ""
+    worse_scale: float = 2.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -1,6 +1,7 @@
 """Guidance: denoisers made of denoisers.
 
     x0 = x0_null + scale (x0_cond - x0_null)        classifier-free
+    x0 = x0_worse + scale (x0 - x0_worse)           by a worse model of the same: autoguidance
     score = score + scale grad log p(cond | x_t)    by the gradient of a classifier or measurement
 
 For one and the same data the two agree: scale 1 is the condition's own distribution, 0 that of all
@@ -82,6 +83,39 @@ class ClassifierFree:
         mix = None if both.variance_mix is None else both.variance_mix[:n]
         x0 = torch.lerp(both.x0[n:], both.x0[:n], self.scale)
         return Prediction(x_t, x0, t, self.process, mix)
+
+
+@dataclass(frozen=True)
+class Autoguidance:
+    """Extrapolate away from a worse denoiser of the same data: Karras et al. (2024), eq. 4.
+
+    worse has been trained for a shorter time, or is smaller; scale 1 is the denoiser alone. Unlike
+    ClassifierFree it wants no classes and keeps the variety of the images. (Number from memory.)
+
+    Raises: ValueError where the two are of different processes: put OnProcess around worse.
+    """
+
+    denoiser: Denoiser
+    worse: Denoiser
+    scale: float
+
+    def __post_init__(self) -> None:
+        if self.worse.process != self.denoiser.process:
+            raise ValueError(
+                f"autoguidance between {self.denoiser.process} and {self.worse.process}: put the "
+                "worse one on the other's process, OnProcess(worse, denoiser.process)."
+            )
+
+    @property
+    def process(self) -> Process:
+        return self.denoiser.process
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
+        own = self.denoiser(x_t, t, cond)
+        if self.scale == 1:
+            return own
+        x0 = torch.lerp(self.worse(x_t, t, cond).x0, own.x0, self.scale)
+        return Prediction(x_t, x0, own.t, self.process, own.variance_mix)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from .assembly import build
 from .classification import NoisyClassifier, log_prob_of
 from .codec import Codec, Pixels
 from .conditions import Captions, Conditions, Labels, Nothing
-from .config import ClassifierRun, Run
-from .denoiser import NetworkDenoiser
+from .config import ClassifierRun, Run, SamplingConfig
+from .denoiser import Denoiser, NetworkDenoiser, OnProcess
 from .devices import DTYPES
 from .folder import DataCard, find, read_card
-from .guidance import LogProb
+from .guidance import Autoguidance, LogProb, Within
 from .interop.fitting import check_weights, skeleton
 from .interop.reading import tensors_of
 from .kinds import read_run
@@ -41,10 +41,16 @@ class Loaded:
     codec: Codec
     conditions: Conditions
     guide: NoisyClassifier | None = None
+    away: Denoiser | None = None  # what draws where a worse model guides: see autoguided
 
     @property
     def log_prob(self) -> LogProb | None:
         return None if self.guide is None else log_prob_of(self.guide)
+
+    @property
+    def artist(self) -> Denoiser:
+        """What images are drawn with."""
+        return self.denoiser if self.away is None else self.away
 
 
 def load_run(
@@ -177,6 +183,52 @@ def guided(loaded: Loaded, name: str) -> Loaded:
         return replace(loaded, guide=guide)
     card = replace(loaded.card, class_names=names)
     return replace(loaded, guide=guide, card=card, conditions=Nothing())
+
+
+def autoguided(loaded: Loaded, sampling: SamplingConfig) -> Loaded:
+    """The loaded run drawing away from a worse one, where sampling's interval says so.
+
+    Raises: ValueError where that run draws something else.
+    """
+    path = Path(sampling.worse)
+    if path.parent.name == "checkpoints":
+        worse: Denoiser = _earlier(loaded, path)
+    else:
+        other = load_run(sampling.worse, loaded.device)
+        _check_same_kind(loaded, other)
+        worse = other.denoiser
+    process = loaded.denoiser.process
+    alike = worse if worse.process == process else OnProcess(worse, process)
+    away = Autoguidance(loaded.denoiser, alike, sampling.worse_scale)
+    low, high = sampling.guidance_from, sampling.guidance_to
+    everywhere = (low, high) == (0.0, float("inf"))
+    return replace(loaded, away=away if everywhere else Within(away, loaded.denoiser, low, high))
+
+
+def _earlier(loaded: Loaded, path: Path) -> Denoiser:
+    """The denoiser of a checkpoint's folder of the same run, averaged weights."""
+    tensors = tensors_in(path, files_in(path), "average")
+    check_network(loaded.run, tensors, path)
+    worse = build(loaded.run, loaded.device).eval()
+    take(worse, tensors, path)
+    worse.precision = loaded.denoiser.precision
+    return worse
+
+
+def _check_same_kind(loaded: Loaded, other: Loaded) -> None:
+    """Raise ValueError where two runs differ in what they draw, or by what they are told."""
+    for name in ("shape", "class_names"):
+        own, theirs = getattr(loaded.card, name), getattr(other.card, name)
+        if own != theirs:
+            raise ValueError(
+                f"--worse {other.folder}: its images have {name} {theirs}, those of "
+                f"{loaded.folder} {own}. Autoguidance wants a worse model of the same images."
+            )
+    if (loaded.run.codec, loaded.run.text) != (other.run.codec, other.run.text):
+        raise ValueError(
+            f"--worse {other.folder}: it diffuses by {other.run.codec}, told by {other.run.text}; "
+            f"{loaded.folder} by {loaded.run.codec}, told by {loaded.run.text}."
+        )
 
 
 def _check_sees(run: ClassifierRun, loaded: Loaded) -> None:

@@ -263,6 +263,8 @@ def _sample_only(sampling: SamplingConfig, args: Sample) -> SamplingConfig:
         guidance_to=args.guidance_to,
         classifier=args.classifier,
         classifier_scale=args.classifier_scale,
+        worse=args.worse,
+        worse_scale=args.worse_scale,
     )
     sampling = replace(sampling, **more)
     if args.eta:

@@ -15,7 +15,7 @@ from ..console import count, reading
 from ..data import ImageData, fingerprint, generator_at, spread
 from ..features import Features, features_of, fitting
 from ..generation import Order, draw
-from ..loading import Loaded, guided, load_run
+from ..loading import Loaded, autoguided, guided, load_run
 from ..pictures import grid, save_png
 from ..quality import Quality, Real, quality
 from ..results import Drawing, Record, Result, Yardstick, to_json, version
@@ -46,6 +46,8 @@ def measure_drawn(subject: Subject, compared: tuple[str, Real]) -> Drawn:
     loaded = load_run(str(subject.folder), subject.device, best=args.best)
     if loaded.run.sampling.classifier:
         loaded = guided(loaded, loaded.run.sampling.classifier)
+    if loaded.run.sampling.worse:
+        loaded = autoguided(loaded, loaded.run.sampling)
     known = real.reference if real.train is None else real.train
     network = network_of(subject, known)
     network(known.images[:1])  # what it can't see is refused before images are drawn for an hour
@@ -119,7 +121,7 @@ def drawn_images(subject: Subject, loaded: Loaded, order: Order) -> Tensor:
         progress(seen, points)
 
     return draw(
-        loaded.denoiser,
+        loaded.artist,
         order,
         sampling,
         loaded.conditions,

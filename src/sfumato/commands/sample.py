@@ -18,7 +18,7 @@ from ..films import film
 from ..folder import DataCard, new_folder
 from ..generation import Order, class_rows, draw
 from ..kinds import near, to_dict
-from ..loading import Loaded, guided, load_run
+from ..loading import Loaded, autoguided, guided, load_run
 from ..pictures import grid, save_png
 from ..planning import given, sampling_with
 from ..sampling import Point
@@ -107,6 +107,8 @@ def run_sample(args: Sample) -> None:
     sampling, notes = sampling_asked(args, loaded)
     if sampling.classifier:
         loaded = guided(loaded, sampling.classifier)
+    if sampling.worse:
+        loaded = autoguided(loaded, sampling)
     order = order_of(args, loaded)
     if args.out is not None and args.out.exists():
         raise UsageError(f"--out {args.out} is there already; choose another name.")
@@ -159,7 +161,7 @@ def draw_with_progress(
             reporter.say(f"  {start:,} of {len(order):,} images")
 
     return draw(
-        loaded.denoiser,
+        loaded.artist,
         order,
         sampling,
         loaded.conditions,
@@ -230,7 +232,7 @@ def make_film(loaded: Loaded, sampling: SamplingConfig, path: Path, order: Order
     if not hasattr(sampling.grid, "steps"):  # a tuned grid has one number of steps
         smooth = replace(sampling, steps=max(sampling.steps, FILM_FRAMES))
     draw(
-        loaded.denoiser,
+        loaded.artist,
         few,
         smooth,
         loaded.conditions,
