@@ -16,8 +16,11 @@ RUNNERS = {  # what was typed: the module that does it, imported only then, and 
     "Distill": ("distill", "run_distill"),
     "Tune": ("tune", "run_tune"),
     "Evaluate": ("evaluate", "run_evaluate"),
+    "Sweep": ("sweep", "run_sweep"),
     "Compare": ("compare", "run_compare"),
     "Spectra": ("spectra", "run_spectra"),
+    "Explain": ("explain", "run_explain"),
+    "Doctor": ("doctor", "run_doctor"),
     "Import": ("import_", "run_import"),
     "Export": ("export", "run_export"),
     "Info": ("info", "run_info"),
@@ -65,9 +68,9 @@ def run() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when torch loads
     warnings.formatwarning = lambda message, *rest, **more: f"note: {message}\n"  # no file, no line
     from .arguments import UsageError
+    from .memory import keep_freed
     from .parsing import parse
     from .places import check_names
-    from .memory import keep_freed
     from .storage import DamagedError
 
     keep_freed()

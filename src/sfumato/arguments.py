@@ -25,6 +25,7 @@ from .inquiries import Compare as Compare
 from .inquiries import Evaluate as Evaluate
 from .inquiries import Info as Info
 from .inquiries import Spectra as Spectra
+from .inquiries import Sweep as Sweep
 from .typed import UsageError as UsageError
 from .typed import numbers as numbers
 from .typed import seconds as seconds
@@ -290,6 +291,40 @@ class Recipes:
     """One of them, to be told all about it."""
 
 
+@dataclass(frozen=True)
+class Explain:
+    """Explain one noise level: coefficients, shapes, equations in DDPM's, EDM's, flow's terms."""
+
+    thing: Annotated[tyro.conf.Positional[str], shown("RUN|RECIPE|PROCESS")]
+    """A run, a recipe or a process by its name: CosineBetas, RectifiedFlow, Karras, ..."""
+    time: Number = None
+    """The time t of the process; default that of as much noise as signal."""
+    step: Count = None
+    """Or step i of a table of betas, 1 to T, at t = i / T."""
+    ratio: Number = None
+    """Or sigma / alpha, EDM's sigma."""
+    json: bool = False
+    """All numbers, unrounded, as JSON."""
+    lang: Literal["en", "zh"] = "en"
+    """Of the explanations: English or Chinese."""
+    settings: Settings = ()
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Find what ruins runs, before they start; or say where a finished one stands."""
+
+    thing: Annotated[tyro.conf.Positional[str], shown("DATA|RUN|CONFIG")]
+    """Images, a run, or its settings: a recipe, FILE.py:FUNCTION or a run.json."""
+    data: Text = None
+    """Images for a recipe instead of its own."""
+    lang: Annotated[Literal["en", "zh"] | None, shown("{en,zh}")] = None
+    """English or Chinese; default Chinese where LANG begins with zh."""
+    json: bool = False
+    """All findings with their numbers, as JSON."""
+    device: Device = "auto"
+
+
 COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "recipes": Recipes,
@@ -298,8 +333,11 @@ COMMANDS: dict[str, Any] = {
     "distill": Distill,
     "tune": Tune,
     "evaluate": Evaluate,
+    "sweep": Sweep,
     "compare": Compare,
     "spectra": Spectra,
+    "explain": Explain,
+    "doctor": Doctor,
     "import": Import,
     "export": Export,
     "info": Info,
