@@ -15,18 +15,47 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 SOURCES = Path(__file__).parent
 # Not -ffast-math: the kernels tell what is no number from what is.
 RELAXED = ("-fno-math-errno", "-fno-trapping-math", "-freciprocal-math", "-fno-signed-zeros")
 FLAGS = ("-O3", "-march=native", *RELAXED, "-fopenmp", "-fPIC", "-shared")
 SWITCH = "SFUMATO_NATIVE"
+SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}  # of a function for that type
 
 
 @functools.cache
 def library(name: str) -> ctypes.CDLL | None:
     """The functions of native/NAME.c; None where they can't be had here."""
     return None if why_not() else ctypes.CDLL(str(built(SOURCES / f"{name}.c")))
+
+
+def takes(name: str, x: Tensor) -> bool:
+    """Whether native/NAME.c takes x: an ordinary tensor on the CPU, of a type that it knows."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in SUFFIX
+        and not torch.compiler.is_compiling()
+        and type(x) in (Tensor, torch.nn.Parameter)  # not one that stands for another
+        and x.numel() > 0
+        and library(name) is not None
+    )
+
+
+def call(
+    name: str, function: str, told: ctypes.Structure, dtype: torch.dtype, *tensors: Tensor | None
+) -> None:
+    """Run a function of native/NAME.c: (settings, pointers to the tensors, threads).
+
+    Raises: MemoryError where it had no room for its sums.
+    """
+    loaded = library(name)
+    assert loaded is not None
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
+    threads = ctypes.c_int64(torch.get_num_threads())
+    if getattr(loaded, f"{function}_{SUFFIX[dtype]}")(ctypes.byref(told), *pointers, threads):
+        raise MemoryError(f"{function}: no memory for its sums")
 
 
 @functools.cache
@@ -41,7 +70,8 @@ def why_not() -> str:
     if not list(openmp().glob("libgomp*")):
         return "PyTorch brings no OpenMP library to share"
     try:
-        built(SOURCES / "group_norm.c")
+        for source in SOURCES.glob("*.c"):
+            built(source)
     except (OSError, subprocess.SubprocessError) as error:
         return f"compiling it failed: {error}"
     return ""
@@ -63,7 +93,8 @@ def built(source: Path) -> Path:
     """
     compile_by = compiler()
     assert compile_by is not None
-    told = [source.read_bytes(), " ".join(FLAGS).encode(), torch.__version__.encode(), processor()]
+    code = [path.read_bytes() for path in (source, SOURCES / "common.h")]
+    told = [*code, " ".join(FLAGS).encode(), torch.__version__.encode(), processor()]
     key = hashlib.sha256(b"\0".join(told)).hexdigest()[:16]
     target = home() / f"{source.stem}-{key}.so"
     if target.exists():

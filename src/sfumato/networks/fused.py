@@ -16,7 +16,6 @@ from torch.autograd.function import once_differentiable
 
 from .. import native
 
-SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 POINTERS = ("gamma", "beta", "add", "scale", "shift", "mean", "rstd")
 
 
@@ -54,16 +53,7 @@ def norm_act(
 
 
 def _fits(x: Tensor, gamma: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.ndim == 4
-        and x.dtype in SUFFIX
-        and gamma.dtype == torch.float32
-        and not torch.compiler.is_compiling()
-        and type(x) in (Tensor, torch.nn.Parameter)  # not one that only counts, as in describe.py
-        and x.numel() > 0
-        and native.library("group_norm") is not None
-    )
+    return x.ndim == 4 and gamma.dtype == torch.float32 and native.takes("group_norm", x)
 
 
 def plain(
@@ -88,16 +78,6 @@ def plain(
     if shift is not None:
         n = n + shift[:, :, None, None]
     return F.silu(n) if silu else n
-
-
-def _call(function: str, norm: Norm, dtype: torch.dtype, *tensors: Tensor | None) -> None:
-    library = native.library("group_norm")
-    assert library is not None
-    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
-    threads = ctypes.c_int64(torch.get_num_threads())
-    run = getattr(library, f"{function}_{SUFFIX[dtype]}")
-    if run(ctypes.byref(norm), *pointers, threads):
-        raise MemoryError("group norm: no memory for its sums")
 
 
 def _norm(
@@ -129,7 +109,7 @@ class _NormAct(torch.autograd.Function):
         told = (gamma, beta, add, scale, shift)
         norm, mean, rstd = _norm(x, told, groups, eps, silu)
         y = torch.empty_like(x)
-        _call("norm_forward", norm, x.dtype, x, y)
+        native.call("group_norm", "norm_forward", norm, x.dtype, x, y)
         ctx.save_for_backward(x, mean, rstd, *told)
         ctx.settings = (groups, eps, silu)
         return y
@@ -145,5 +125,7 @@ class _NormAct(torch.autograd.Function):
         d_gamma, d_beta = torch.empty_like(gamma), torch.empty_like(beta)
         d_told = [None if m is None else torch.empty_like(m) for m in (add, scale, shift)]
         sums = mean.new_empty((2, *x.shape[:2]))
-        _call("norm_backward", norm, x.dtype, x, dy, dx, d_gamma, d_beta, *d_told, *sums)
+        native.call(
+            "group_norm", "norm_backward", norm, x.dtype, x, dy, dx, d_gamma, d_beta, *d_told, *sums
+        )
         return (dx, d_gamma, d_beta, *d_told, None, None, None)

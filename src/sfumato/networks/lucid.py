@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from math import log, pi
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .convolving import pointwise
 from .embeddings import ClassEmbedding
-from .layers import attend, check_images, pad_to_multiple
+from .fused_rms import rms_act
+from .layers import GroupNorm, attend, check_images, pad_to_multiple
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,14 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.g = nn.Parameter(torch.ones(1, channels, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * self.g * x.shape[1] ** 0.5
+    def forward(
+        self,
+        x: Tensor,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        silu: bool = False,
+    ) -> Tensor:
+        return rms_act(x, self.g.flatten(), scale, shift, silu)
 
 
 class Block(nn.Module):
@@ -100,15 +107,12 @@ class Block(nn.Module):
     def __init__(self, config: LucidUNetConfig, inputs: int, outputs: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm = nn.GroupNorm(config.groups, outputs) if config.groups else RMSNorm(outputs)
+        self.norm = GroupNorm(config.groups, outputs) if config.groups else RMSNorm(outputs)
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
-        """modulation: (B, 2 outputs, 1, 1), the scales and then the shifts."""
-        h = self.norm(self.proj(x))
-        if modulation is not None:
-            scale, shift = modulation.chunk(2, dim=1)
-            h = torch.addcmul(shift, h, 1 + scale)
-        return F.silu(h)
+        """modulation: (B, 2 outputs), the scales and then the shifts."""
+        scale, shift = (None, None) if modulation is None else modulation.chunk(2, dim=1)
+        return self.norm(self.proj(x), scale=scale, shift=shift, silu=True)
 
 
 class Residual(nn.Module):
@@ -124,8 +128,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, 4 channels)."""
-        h = self.block1(x, self.mlp(embedding)[:, :, None, None])
-        return self.block2(self.dropout(h)) + self.res_conv(x)
+        h = self.block1(x, self.mlp(embedding))
+        return self.block2(self.dropout(h)) + pointwise(self.res_conv, x)
 
 
 class LinearAttention(nn.Module):

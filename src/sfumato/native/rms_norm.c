@@ -1,0 +1,142 @@
+/* A norm of each pixel's channels, a modulation and SiLU in one go, forward and backward, for images
+ * whose channels lie side by side: x[b][p][c] of B images, P positions and C channels.
+ *
+ *   r = sqrt(C) / max(|x|, 1e-12) of each pixel,   n = x r gain
+ *   z = n (1 + scale) + shift,                     y = z sigmoid(z) or z
+ *
+ * Gradients: with d = dz (1 + scale) gain,   dx = r (d - x (x . d) / |x|^2),
+ * and the sums over a channel's pixels of dz x r and of dz make those of gain, scale and shift.
+ *
+ * This file includes itself once for each type of the pixels.
+ */
+#ifndef PIXEL
+
+#include "common.h"
+
+#define LEAST 1e-12f
+
+typedef struct {
+    const float *gain;          /* (C) */
+    const float *scale, *shift; /* (B, C), or NULL */
+    int64_t B, P, C;
+    int silu;
+} RMS;
+
+static float size_of(float squares) {
+    float size = sqrtf(squares);
+    return size > LEAST ? size : LEAST;
+}
+
+static int64_t threads_for(const RMS *n, int64_t threads) {
+    return n->B * n->P * n->C < 32768 ? 1 : threads;
+}
+
+#define PIXEL float
+#define LOAD load_f32
+#define STORE store_f32
+#define NAME(f) f##_f32
+#include "rms_norm.c"
+#undef PIXEL
+#undef LOAD
+#undef STORE
+#undef NAME
+
+#define PIXEL uint16_t
+#define LOAD load_bf16
+#define STORE store_bf16
+#define NAME(f) f##_bf16
+#include "rms_norm.c"
+
+#else
+
+static inline float NAME(squares)(const PIXEL *x, int64_t count) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < count; c++) sum += LOAD(x[c]) * LOAD(x[c]);
+    return sum;
+}
+
+/* a and d of z = a r x + d, for the channels of image b */
+static void NAME(line)(const RMS *n, int64_t b, float *a, float *d) {
+    for (int64_t c = 0; c < n->C; c++) {
+        a[c] = n->gain[c] * (n->scale ? 1.0f + n->scale[b * n->C + c] : 1.0f);
+        d[c] = n->shift ? n->shift[b * n->C + c] : 0.0f;
+    }
+}
+
+/* y (B, P, C). Returns 0, or 1 where memory is short. */
+int NAME(rms_forward)(const RMS *n, const PIXEL *x, PIXEL *y, int64_t threads) {
+    int failed = 0;
+    float root = sqrtf((float)n->C);
+    threads = threads_for(n, threads);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t b = 0; b < n->B; b++) {
+        float *a = malloc(2 * n->C * sizeof(float));
+        if (!a) { failed = 1; continue; }
+        float *d = a + n->C;
+        NAME(line)(n, b, a, d);
+        for (int64_t p = 0; p < n->P; p++) {
+            const PIXEL *row = x + (b * n->P + p) * n->C;
+            PIXEL *out = y + (b * n->P + p) * n->C;
+            float r = root / size_of(NAME(squares)(row, n->C));
+            if (n->silu)
+                for (int64_t c = 0; c < n->C; c++) {
+                    float z = a[c] * r * LOAD(row[c]) + d[c];
+                    out[c] = STORE(z * sigmoid(z));
+                }
+            else
+                for (int64_t c = 0; c < n->C; c++) out[c] = STORE(a[c] * r * LOAD(row[c]) + d[c]);
+        }
+        free(a);
+    }
+    return failed;
+}
+
+/* dx (B, P, C); of_n and of_z (B, C): the sums over pixels of dz x r and of dz. */
+int NAME(rms_backward)(const RMS *n, const PIXEL *x, const PIXEL *dy, PIXEL *dx, float *of_n,
+                       float *of_z, int64_t threads) {
+    int failed = 0;
+    float root = sqrtf((float)n->C);
+    threads = threads_for(n, threads);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t b = 0; b < n->B; b++) {
+        float *a = malloc(3 * n->C * sizeof(float));
+        if (!a) { failed = 1; continue; }
+        float *d = a + n->C, *g = d + n->C;
+        double *sum_n = malloc(2 * n->C * sizeof(double)), *sum_z = sum_n + n->C;
+        if (!sum_n) { failed = 1; free(a); continue; }
+        NAME(line)(n, b, a, d);
+        for (int64_t c = 0; c < n->C; c++) sum_n[c] = sum_z[c] = 0.0;
+        for (int64_t p = 0; p < n->P; p++) {
+            int64_t at = (b * n->P + p) * n->C;
+            const PIXEL *row = x + at, *up = dy + at;
+            PIXEL *out = dx + at;
+            float size = size_of(NAME(squares)(row, n->C)), r = root / size, along = 0.0f;
+            if (n->silu)
+                for (int64_t c = 0; c < n->C; c++) {
+                    float z = a[c] * r * LOAD(row[c]) + d[c], s = sigmoid(z);
+                    g[c] = LOAD(up[c]) * s * (1.0f + z * (1.0f - s));
+                }
+            else
+                for (int64_t c = 0; c < n->C; c++) g[c] = LOAD(up[c]);
+            for (int64_t c = 0; c < n->C; c++) {
+                sum_z[c] += g[c];
+                sum_n[c] += g[c] * r * LOAD(row[c]);
+            }
+#pragma omp simd reduction(+ : along)
+            for (int64_t c = 0; c < n->C; c++) along += g[c] * a[c] * LOAD(row[c]);
+            along = size > LEAST ? along / (size * size) : 0.0f;
+            for (int64_t c = 0; c < n->C; c++)
+                out[c] = STORE(r * (g[c] * a[c] - LOAD(row[c]) * along));
+        }
+        for (int64_t c = 0; c < n->C; c++) {
+            of_n[b * n->C + c] = (float)sum_n[c];
+            of_z[b * n->C + c] = (float)sum_z[c];
+        }
+        free(sum_n);
+        free(a);
+    }
+    return failed;
+}
+
+#endif
