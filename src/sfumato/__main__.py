@@ -19,6 +19,7 @@ RUNNERS = {  # what was typed: the module that does it, imported only then, and 
     "Sweep": ("sweep", "run_sweep"),
     "Compare": ("compare", "run_compare"),
     "Spectra": ("spectra", "run_spectra"),
+    "Report": ("report", "run_report"),
     "Explain": ("explain", "run_explain"),
     "Doctor": ("doctor", "run_doctor"),
     "Import": ("import_", "run_import"),

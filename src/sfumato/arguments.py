@@ -24,6 +24,7 @@ from .flags import SamplerName as SamplerName
 from .inquiries import Compare as Compare
 from .inquiries import Evaluate as Evaluate
 from .inquiries import Info as Info
+from .inquiries import Report as Report
 from .inquiries import Spectra as Spectra
 from .inquiries import Sweep as Sweep
 from .typed import UsageError as UsageError
@@ -336,6 +337,7 @@ COMMANDS: dict[str, Any] = {
     "sweep": Sweep,
     "compare": Compare,
     "spectra": Spectra,
+    "report": Report,
     "explain": Explain,
     "doctor": Doctor,
     "import": Import,
