@@ -201,6 +201,7 @@ def with_flags(run: AnyRun, args: Train) -> AnyRun:
         preview_epochs=args.preview_epochs,
         compiled=args.compile or None,
         fsdp=args.fsdp or None,
+        muon=False if args.fsdp else None,  # which needs whole matrices
         save_every_steps=args.save_every,
     )
     budget = given(

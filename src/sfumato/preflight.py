@@ -6,7 +6,7 @@ Nothing is looked up in a table of machines: a few steps are run here and now.
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from .console import count, duration
 from .tasks import Task
-from .training import Batch, TrainConfig
+from .training import Batch, TrainConfig, optimizer_of
 
 SHARE_OF_FREE = 0.7  # of free memory that a step may take
 BESIDE_SAVED = 1.6  # times what is kept for the backward pass: its own buffers come on top
+
+
+LITTLE = 1e-12  # a rate at which the model stays as it is
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def rehearse(task: Task) -> Rehearsal:
     """Run two steps of the task; the faster one counts, as the first also sets things up."""
     batch = task.batches()(0)
     model = task.build()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    optimizer = optimizer_of(model, replace(task.run.train, lr=LITTLE))
     per_image = bytes_an_image(task, model, batch)
     settings = task.run.train
     most = settings.micro_batch or fitting(per_image, settings.batch, free_memory(batch))

@@ -1,13 +1,14 @@
 """What other programs call things, what they are called here, and what the recipes are called."""
 
 RECIPE_NAMES = (  # known without importing the recipes; tests/test_startup.py compares
-    *("digits", "digits_ddpm", "digits_flow", "unet2d_mnist", "unet2d_small", "handmade_cifar10"),
-    *("handmade_small", "four_conv_mnist", "tiny_mnist", "improved_ddpm", "improved_ddpm_vlb"),
-    *("label_tokens", "emoji_text", "autoencoder_f4", "autoencoder_f8", "latent_unet"),
-    *("latent_dit", "dit_s_2", "sd_unet", "sd_unet_small", "dit_pixels", "dit_flow"),
-    *("compare_unet2d", "compare_sd_unet", "compare_dit", "lucid_cifar10", "lucid_small"),
-    *("optimised_cifar10", "optimised_small", "stl10", "celeba64", "celebahq128", "celebahq256"),
-    *("high_resolution_small", "digits_unlabelled", "noisy_classifier"),
+    *("digits", "digits_ddpm", "digits_flow", "digits_fast", "fashion_fast", "unet2d_mnist"),
+    *("unet2d_small", "handmade_cifar10", "handmade_small", "four_conv_mnist", "tiny_mnist"),
+    *("improved_ddpm", "improved_ddpm_vlb", "label_tokens", "emoji_text", "autoencoder_f4"),
+    *("autoencoder_f8", "latent_unet", "latent_dit", "dit_s_2", "sd_unet", "sd_unet_small"),
+    *("dit_pixels", "dit_flow", "compare_unet2d", "compare_sd_unet", "compare_dit"),
+    *("lucid_cifar10", "lucid_small", "optimised_cifar10", "optimised_small", "stl10", "celeba64"),
+    *("celebahq128", "celebahq256", "high_resolution_small", "digits_unlabelled"),
+    "noisy_classifier",
 )
 
 PEERS = {  # what other programs call it: what it is here

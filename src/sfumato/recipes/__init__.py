@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..config import AnyRun
 from ..kinds import near
-from . import comparison, digits, latents, report, survey, tutorials
+from . import comparison, digits, fast, latents, report, survey, tutorials
 from .own_images import own_images
 
 Recipe = Callable[[], AnyRun]
@@ -14,6 +14,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.__name__: recipe
     for recipe in (
         *(digits.digits, digits.digits_ddpm, digits.digits_flow),
+        *(fast.digits_fast, fast.fashion_fast),
         *(tutorials.unet2d_mnist, tutorials.unet2d_small),
         *(tutorials.handmade_cifar10, tutorials.handmade_small),
         *(tutorials.four_conv_mnist, tutorials.tiny_mnist),
