@@ -15,6 +15,7 @@ from .data import ImageData, fingerprint
 from .data.changes import changes, index, index_text, read_index
 from .data.quarantine import as_text
 from .distributed import Follower, Group, Training
+from .doctor.before import warn_before
 from .folder import (
     DataCard,
     append_metrics,
@@ -234,6 +235,7 @@ class Trainer:
         room = check_disk(folder, trial.weights, self.run.train.keep)
         ahead = forecast(self.budget, trial.step_seconds, steps_of(self.budget))
         reporter.say(f"  forecast   {ahead}; {room}")
+        warn_before(self.run, self.data, trial.step_seconds, self.device, folder, reporter.warn)
         return replace(task, run=self.run)  # type: ignore[type-var]
 
     def _task(self, folder: Path, say: Say) -> Task:

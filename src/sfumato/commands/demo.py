@@ -3,6 +3,7 @@
 from ..arguments import Demo, Sample, Train
 from ..console import Reporter
 from ..devices import pick_device
+from ..doctor.before import line_on_run
 from ..loading import load_run
 from ..page import write_page
 from ..planning import plan
@@ -35,3 +36,4 @@ def run_demo(args: Demo) -> None:
         )
         reporter.say(f"The film of how they came out of noise: {folder / 'film.webp'}")
         reporter.say(f"Everything on one page: {folder / 'index.html'}")
+        reporter.say(f"The doctor says of it: {line_on_run(folder)}")

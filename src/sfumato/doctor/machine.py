@@ -1,0 +1,77 @@
+"""What the machine has: asked once, so that what follows from it is a function of plain numbers."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, process_time
+
+import torch
+from torch import nn
+
+from ..preflight import disk_needed, free_memory
+from .finding import RISK, WRONG, Finding, found
+
+OF_WEIGHTS = 20  # bytes a weight: itself, gradient, average and two moments, float32
+
+
+@dataclass(frozen=True)
+class Machine:
+    """device: its type. memory, disk: free bytes; None where the system does not tell.
+
+    gpu: one that PyTorch reaches. unreached: one that the system has and PyTorch does not reach.
+    """
+
+    device: str
+    gpu: bool
+    unreached: bool
+    memory: int | None
+    disk: int | None
+
+
+def this_machine(device: torch.device, folder: Path = Path()) -> Machine:
+    """As it is now; folder: on the disk that runs are written to."""
+    mps = torch.backends.mps.is_available()
+    gpu = torch.cuda.is_available() or mps
+    there = Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists()
+    memory = free_memory({"": torch.empty(0, device=device)})
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    disk = shutil.disk_usage(folder).free
+    return Machine(device.type, gpu, there and not gpu, memory, disk)
+
+
+def check_machine(machine: Machine, weights: int, keep: int) -> Iterator[Finding]:
+    """weights: of the network. keep: checkpoints."""
+    if machine.device == "cpu" and machine.gpu:
+        yield found("gpu-unused", RISK)
+    if machine.device == "cpu" and machine.unreached:
+        yield found("gpu-unreached", RISK, version=torch.__version__)
+    needed = OF_WEIGHTS * weights
+    if machine.memory is not None and needed > machine.memory:
+        yield found("memory-short", WRONG, needed=needed / 1e9, free=machine.memory / 1e9)
+    room = disk_needed(weights, keep)
+    if machine.disk is not None and room > 0.95 * machine.disk:
+        yield found("disk-short", WRONG, needed=room / 1e9, free=machine.disk / 1e9)
+
+
+def pace(device: torch.device) -> float:
+    """FLOP a second of a convolution that suits the device: more than any network reaches.
+
+    On a CPU by its own clock, as if no other program ran.
+    """
+    clock = perf_counter if device.type != "cpu" else _own_time
+    layer = nn.Conv2d(64, 64, 3, padding=1, device=device)
+    x = torch.ones(16, 64, 32, 32, device=device)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(4):
+            begun = clock()
+            layer(x).flatten()[0].item()  # waits for a GPU
+            seconds.append(clock() - begun)
+    return 2 * 9 * 64 * 64 * x.shape[2] * x.shape[3] * len(x) / min(seconds)
+
+
+def _own_time() -> float:
+    return process_time() / torch.get_num_threads()
