@@ -8,6 +8,7 @@ from typing import Any
 
 from .data.places import find as find_data
 from .data.places import spelt
+from .typed import check_grid
 from .vocabulary import RECIPE_NAMES
 
 
@@ -37,6 +38,10 @@ def check_names(command: Any) -> None:
     values = vars(command)
     if values.get("run"):
         find(command.run)
+    for name in values.get("runs") or ():
+        find(name)
+    if values.get("grid"):
+        check_grid(command.grid)
     if values.get("source") and not values.get("config"):
         _check_source(command.source)
     if values.get("data"):

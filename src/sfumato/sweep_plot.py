@@ -25,7 +25,7 @@ def sweep_figure(record: Record, path: Path, settings: Mapping[str, Any]) -> Non
     """A panel for each guidance scale, and one for quality where it was measured."""
     drawn = bool(best_drawn(record["rows"]))
     panels = len(scales(record)) + drawn
-    figure = _figure(1.2 + 5.6 * panels, 5.2)
+    figure = _figure(1.2 + 5.6 * panels, 5.8)
     row = figure.subplots(1, panels, squeeze=False)[0]
     styles = styles_of(record)
     for axes, scale in zip(row, scales(record)):
@@ -75,7 +75,7 @@ def draw_distances(
     _plain(axes, f"Distance to the converged images, guidance {scale:g}", "network calls an image")
     scaled(axes, counts(record), "root mean square distance")
     axes.set_yscale("log")
-    axes.legend(fontsize=8, frameon=False, loc="lower left", ncols=2, handlelength=3)
+    name_lines(axes)
 
 
 def draw_quality(axes: Axes, record: Record, styles: Mapping[str, dict[str, Any]]) -> None:
@@ -91,7 +91,7 @@ def draw_quality(axes: Axes, record: Record, styles: Mapping[str, dict[str, Any]
     _plain(axes, f"{judge['measure']}, {judge['images']:,} images", "network calls an image")
     scaled(axes, counts(record), "dotted: as many other real images")
     axes.set_yscale("log")
-    axes.legend(fontsize=8, frameon=False, loc="upper right", ncols=2, handlelength=3)
+    name_lines(axes)
 
 
 def draw_line(
@@ -111,6 +111,12 @@ def draw_line(
         axes.plot(x, y, **look)
     else:
         axes.errorbar(x, y, yerr=[error for _, error in pairs], capsize=2, **look)
+
+
+def name_lines(axes: Axes) -> None:
+    """The legend below the axes, where it hides nothing."""
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+    axes.legend(fontsize=8.5, frameon=False, ncols=4, handlelength=3, **below)
 
 
 def scaled(axes: Axes, calls: Sequence[int], label: str) -> None:

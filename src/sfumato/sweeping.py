@@ -28,6 +28,7 @@ REFERENCE = Heun()
 CHECK = DPMSolverPP2M()  # another way to the same solution: how far apart they end is the floor
 CHECKED = 8  # images that the floor is of
 GRIDS_EACH = 2  # of a solver that are judged on new noise; the better one counts
+MANY = 15  # calls from which the whole range of noise comes first
 CLEAR = 2.0  # standard errors from which a difference is one
 NOISY = {  # solvers that add noise, and whose grid and steps each takes
     "ddpm-large": "ddim",
@@ -131,13 +132,30 @@ def surveyed_all(
     late: Callable[[], bool] = lambda: False,
 ) -> list[Rival]:
     """rivals.surveyed, and Euler's method where it is not DDIM."""
-    found = surveyed(denoiser, pairs, calls, notice, late)
+    found = surveyed(denoiser, pairs, calls, notice, late, grids_for(denoiser.process, calls))
     if bent(denoiser.process):
         grids = {rival.grid for rival in found}
         for grid in grids:
             made = Rival("euler", Euler(), grid, calls, 0.0)
             found.append(measured(denoiser, pairs, made))
     return sorted(found, key=lambda rival: rival.distance)
+
+
+def grids_for(process: Process, calls: int) -> list[Grid]:
+    """The standard grids, those first that are best of so many calls.
+
+    With few calls it pays to begin where the noise is 20 times the signal; with many that beginning
+    is the largest error that is left.
+    """
+    grids = standard_grids(process)
+    if calls < MANY:
+        return grids
+
+    def beginning(grid: Grid) -> float:
+        """Up to rounding, so that grids that begin alike stay in their order."""
+        return round(min(80.0, process.ratio(grid(process, 2)[0]).item()), 1)
+
+    return sorted(grids, key=beginning, reverse=True)
 
 
 def bent(process: Process) -> bool:
@@ -205,9 +223,3 @@ def ties(rows: Sequence[Row]) -> list[Row]:
         if not gap.mean() > CLEAR * gap.std() / sqrt(len(gap)):
             alike.append(row)
     return alike
-
-
-def best_quality(rows: Sequence[Row]) -> Row | None:
-    """The row with the least Frechet distance; None where none was measured."""
-    known = [(row.quality.mean, i) for i, row in enumerate(rows) if row.quality is not None]
-    return rows[min(known)[1]] if known else None

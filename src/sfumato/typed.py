@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -33,6 +34,18 @@ def numbers(text: str) -> list[int]:
             raise UsageError(f"{text!r} is no list of seeds; write 0-63 or 1,2,5-9.")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return found
+
+
+GRID_NAMES = ("karras", "uniform", "leading", "trailing", "linspace")
+
+
+def check_grid(text: str) -> None:
+    """Raise UsageError unless the text begins with the name of a grid; named.py reads the rest."""
+    name = text.partition(":")[0]
+    if name not in GRID_NAMES:
+        close = get_close_matches(name, GRID_NAMES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(GRID_NAMES)}."
+        raise UsageError(f"--grid {text}: there is no grid {name!r}; {hint}")
 
 
 def check_numbers(words: Sequence[str], kinds: Mapping[str, Any]) -> None:

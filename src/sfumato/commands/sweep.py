@@ -5,6 +5,7 @@ RUN/sweep.png    distance from the converged images against network calls
 """
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -314,7 +315,7 @@ def by_rank(rows: Sequence[Row]) -> list[Row]:
 
 def command_of(loaded: Loaded, row: Row) -> str | None:
     """What to type to draw by the sampler of this row."""
-    words = ["sfumato sample", str(loaded.folder)]
+    words = ["sfumato sample", shlex.quote(str(loaded.folder))]
     sampler, grid = sampler_text(row.rival.solver), grid_text(row.rival.grid)
     if row.rival.name == "tuned":
         words.append(f"--nfe {row.calls}")

@@ -4,6 +4,7 @@ What is damaged is named on the page in the section's place: a page is for findi
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -152,7 +153,7 @@ def _sweep(folder: Path, record: Mapping[str, Any]) -> str:
             str(row["calls"]),
             f"{row['guidance']:g}",
             row["sampler"],
-            sweep_words.grid_words(row["grid"]),
+            sweep_words.grid_words(row["grid"]).replace(" ", "\xa0"),
             str(row["steps"]),
             with_error(row, "distance"),
             number(row["seconds_an_image"]),
@@ -160,18 +161,20 @@ def _sweep(folder: Path, record: Mapping[str, Any]) -> str:
         for row in best
     ]
     text = (
-        f"Distance: {record['measure']}; {record['images']} images. It is the error of the solver "
-        "alone, and says nothing of how good the network is. Samplers that add noise are judged by "
-        "what they draw."
+        f"Distance is the {record['measure']}; {record['images']} images. It is the error of the "
+        "solver alone, and says nothing of how good the network is. Samplers that add noise are "
+        "judged by what they draw."
     )
     parts = [paragraph(text), table(head, rows, (0, 1, 4, 5, 6))]
-    if (folder / "sweep.png").is_file():
-        parts.append(picture(folder / "sweep.png", "distance by network calls", "wide plot"))
     drawn = sweep_words.best_drawn(record["rows"])
+    if (folder / "sweep.png").is_file():
+        panels = len(sweep_words.scales(record)) + bool(drawn)
+        style = "wide plot" if panels > 1 else "plot"
+        parts.append(picture(folder / "sweep.png", "distance by network calls", style))
     if drawn:
         parts.append(_qualities(record, drawn))
-    parts += [command(row["command"]) for row in best if row["command"]]
-    return section("Samplers", *parts)
+    typed = [f"{row['command']}  # {row['calls']} calls" for row in best if row["command"]]
+    return section("Samplers", *parts, command("\n".join(typed)) if typed else "")
 
 
 def best_of(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -227,10 +230,12 @@ def _tuned(folder: Path, paths: Sequence[Path]) -> str:
         paragraph(text),
         table(head, rows, (0, 1, 2, 4)),
         *pictures,
-        *[
-            command(f"sfumato sample {folder} --nfe {calls} --guidance {guidance}")
-            for calls, guidance, *_ in rows
-        ],
+        command(
+            "\n".join(
+                f"sfumato sample {shlex.quote(str(folder))} --nfe {calls} --guidance {guidance}"
+                for calls, guidance, *_ in rows
+            )
+        ),
     )
 
 

@@ -121,7 +121,7 @@ def _recipe(record: Mapping[str, Any]) -> tuple[Any, Any]:
 def _rows(columns: Sequence[Mapping[str, Any]], names: Sequence[str], value: str) -> list[str]:
     known = list(dict.fromkeys(name for column in columns for name in column))
     rows = [
-        (name, *(with_error(c[name], value) if name in c else "" for c in columns))
+        (name, *(with_error(c[name], value) if name in c else "not measured" for c in columns))
         for name in known
     ]
     floors = {name: c[name].get("floor") for c in columns for name in c}
@@ -147,13 +147,13 @@ def side_by_side(folders: Sequence[Path], names: Sequence[str], file: str, title
 
 
 def differences(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
-    """The settings in which the runs differ."""
+    """The settings that all of the runs have, and in which they differ."""
     columns = [dict(flat(run, "")) for run in runs]
-    known = list(dict.fromkeys(name for column in columns for name in column))
+    shared = [name for name in columns[0] if all(name in column for column in columns)]
     rows = [
-        (name, *(column.get(name, "") for column in columns))
-        for name in known
-        if len({column.get(name) for column in columns}) > 1
+        (name, *(column[name] for column in columns))
+        for name in shared
+        if len({column[name] for column in columns}) > 1
     ]
     if not rows:
         return section("Settings", paragraph("The runs have the same settings."))
