@@ -129,7 +129,7 @@ def test_captions_have_reasons_of_their_own() -> None:
 def test_what_is_chosen_is_never_said_to_be_asked_for(preset: str, gpu: bool) -> None:
     data = images(64, classes=3)
     said = reasons(chosen(data, preset, gpu), data, GPU if gpu else CPU)
-    assert list(said) == ["detail", "batch", "noise", "guidance", "flip"]
+    assert list(said) == ["detail", "batch", "optimizer", "noise", "guidance", "flip"]
     assert "as asked" not in " ".join(said.values())
     assert f"preset {preset}," in said["detail"]
     assert "64 x 64" in said["detail"]
@@ -147,7 +147,7 @@ def test_what_is_asked_for_is_said_to_be() -> None:
         sampling=sampling,
         objective=objective,
         network=network,
-        train=replace(run.train, batch=7),
+        train=replace(run.train, batch=7, muon=False),
         data=replace(run.data, flip=True),
     )
     said = reasons(run, data, CPU)
