@@ -11,8 +11,8 @@ import torch
 from ..assembly import splits_of
 from ..codec import Pixels
 from ..config import AnyRun, AutoencoderRun, Run
-from ..data import ImageData, Tolerance, load
-from ..folder import read_card, read_metrics
+from ..data import ImageData, Tolerance, fingerprint, load
+from ..folder import DataCard, read_card, read_metrics
 from ..interop.fitting import skeleton
 from ..kinds import read_run
 from ..networks.describe import flops
@@ -83,6 +83,7 @@ def look_at_run(name: str, machine: Machine | None = None) -> list[Finding]:
     findings += of_average(config, rows)
     try:
         data = data_of(config, card)
+        check_same_images(card, data)
     except REFUSED as error:
         findings.append(found("data-gone", NOTE, error=str(error)))
         return sorted_by_severity(findings)
@@ -100,6 +101,15 @@ def look_at_run(name: str, machine: Machine | None = None) -> list[Finding]:
 def refused(error: Exception) -> Finding:
     """What training would end with."""
     return found("refused", WRONG, error=str(error))
+
+
+def check_same_images(card: DataCard, data: ImageData) -> None:
+    """Raises: ValueError where these are not the images that the run was trained on."""
+    if fingerprint(data) != card.fingerprint:
+        raise ValueError(
+            f"{card.source} has other images now: {len(data):,} of {data.size} where the run saw "
+            f"{card.images:,} of {card.size}, or other pixels or labels."
+        )
 
 
 def of_settings(config: AnyRun) -> Iterator[Finding]:

@@ -1,0 +1,154 @@
+"""sfumato doctor as it is typed; what train and demo show of it; the numbers behind the words."""
+
+import json
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import test_doctor_faults as faults
+import tiny
+from sfumato import trainer
+from sfumato.data import load
+from sfumato.doctor import look_at_run, verdict
+from sfumato.doctor.before import line_on_run, seconds_planned, warn_before
+from sfumato.doctor.draws import spread_kept
+from sfumato.doctor.plan import planned_steps, share_of_first
+from sfumato.doctor.words import language
+from sfumato.ema import decay_at
+from sfumato.grids import karras_times, uniform_times
+from sfumato.kinds import dumps
+from sfumato.process import Karras
+from sfumato.recipes import RECIPES
+from sfumato.solvers import DDIM, Heun
+
+CALM = """
+from dataclasses import dataclass, replace
+from sfumato.process import RectifiedFlow
+from sfumato.recipes import RECIPES
+
+class Clamped(RectifiedFlow):
+    def diffuse(self, x0, t, eps):
+        return super().diffuse(x0, t, eps).clamp(-1, 1)
+
+def mine():
+    return replace(RECIPES["digits_flow"](), process=Clamped())
+"""
+
+
+@pytest.fixture
+def sfumato(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("LANG", raising=False)
+    return tiny.commands(monkeypatch, tmp_path, capsys)
+
+
+def test_a_file_in_the_wrong_range_exits_with_1(sfumato, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.linspace(-3, 1, 1280, dtype=np.float32).reshape(20, 8, 8))
+    with pytest.raises(SystemExit, match="1"):
+        sfumato("doctor", "x.npy", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdict"] == "wrong"
+    (finding,) = told["findings"]
+    assert (finding["code"], finding["facts"]["low"]) == ("range-31", -3.0)
+    with pytest.raises(SystemExit, match="1"):
+        sfumato("doctor", "x.npy", "--lang", "zh")
+    assert "归一化做了两次" in capsys.readouterr().out
+
+
+def test_settings_from_a_file_and_a_function_are_looked_at(sfumato, tmp_path, capsys):
+    (tmp_path / "calm.py").write_text(CALM)
+    with pytest.raises(SystemExit, match="1"):
+        sfumato("doctor", "calm.py:mine")
+    assert "[x-clamped]" in capsys.readouterr().out
+    (tmp_path / "mine.json").write_text(dumps(faults.settings("digits", "network.noise_scale=1")))
+    with pytest.raises(SystemExit, match="1"):
+        sfumato("doctor", "mine.json")
+    assert "network.noise_scale=507" in capsys.readouterr().out  # 1000 over a range of 1.97
+
+
+def test_a_recipe_whose_images_are_elsewhere_is_told_by_its_settings(sfumato):
+    told = json.loads(sfumato("doctor", "celebahq128", "--json"))
+    assert [finding["code"] for finding in told["findings"]] == ["no-data"]
+    assert told["verdict"] == "healthy"
+
+
+def test_a_run_is_judged_by_its_log_and_its_drawings(tmp_path):
+    folder = tiny.train_in(tmp_path / "run", tiny.run(steps=6, previews=1), tiny.images())
+    codes = {finding.code for finding in look_at_run(str(folder))}
+    assert {"data-gone", "ema-young"} <= codes  # its images were never on a disk
+    assert "ema-young" in line_on_run(folder)
+
+
+@pytest.mark.slow
+def test_a_small_run_that_was_trained_is_healthy(tmp_path):
+    run = faults.settings("digits", "data.size=16 data.limit=1200 network.channels=16")
+    train = replace(run.train, seconds=None, steps=500, batch=32, previews=6)
+    run = replace(run, data=replace(run.data, held_out=100), train=train, precision="fp32")
+    folder = tiny.train_in(tmp_path / "run", run, load("digits", size=16, limit=1200))
+    found = look_at_run(str(folder), faults.GOOD)
+    assert [f.code for f in found if f.severity != "note"] == []
+    assert any(f.code.startswith("improving") for f in found)
+
+
+def test_training_asks_before_it_begins(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(trainer, "warn_before", lambda *given: asked.append(given))
+    tiny.train_in(tmp_path / "run", tiny.run(steps=2, previews=0), tiny.images())
+    ((run, data, seconds, device, folder, _),) = asked
+    assert (run.train.steps, len(data), device.type) == (2, 37, "cpu")
+    assert seconds > 0
+    assert folder == tmp_path / "run"
+
+
+def test_only_long_runs_are_warned_of(tmp_path):
+    warned: list[str] = []
+    run = faults.settings("digits", "train.steps=200000 train.seconds=null data.flip=true")
+    data = faults.digits()
+    run = faults.TASKS[type(run)].settled(run, data)
+    rest = (torch.device("cpu"), tmp_path, warned.append)
+    warn_before(run, data, 1e-5, *rest)
+    assert warned == []
+    warn_before(run, data, 10 / 3, *rest)
+    assert any("200,000 steps take 7.7 days" in line for line in warned)
+    assert any("[flip-letters]" in line for line in warned)
+
+
+def test_the_budget_in_seconds_is_what_ends_first():
+    plain = RECIPES["digits"]()
+    both = faults.settings("digits", "train.steps=100")
+    assert planned_steps(plain.train) is None
+    assert seconds_planned(plain, 0.5) == plain.train.seconds == 150
+    assert seconds_planned(both, 0.5) == 50
+
+
+def test_the_share_of_the_first_steps_is_the_product_of_the_decays():
+    for first, step, length in ((1, 7, 0.1), (100, 250, 0.05), (40, 41, 0.2)):
+        decays = prod(decay_at(n, length) for n in range(first + 1, step + 1))
+        assert share_of_first(first, step, length) == pytest.approx(decays)
+
+
+def test_a_fine_grid_keeps_the_spread_and_one_step_keeps_none():
+    process = Karras()
+    assert spread_kept(process, Heun(), karras_times(process, 60)) == pytest.approx(1, abs=0.1)
+    assert spread_kept(process, DDIM(), uniform_times(process, 1)) < 0.02
+
+
+def test_lang_speaks_chinese(monkeypatch):
+    for value, wanted in (("zh_CN.UTF-8", "zh"), ("en_US.UTF-8", "en"), ("", "en")):
+        monkeypatch.setenv("LANG", value)
+        assert language(None) == wanted
+        assert language("en") == "en"
+
+
+def test_the_page_has_every_planted_fault():
+    page = (Path(__file__).parents[1] / "docs" / "doctor.md").read_text("utf-8")
+    for plant in faults.PLANTED:
+        assert f"| {plant.what} | `{plant.code}` " in page, plant.code
+    assert page.count("\n| ") == len(faults.PLANTED) + 1
+
+
+def test_the_verdict_of_nothing_is_healthy():
+    assert verdict([]) == "healthy"
