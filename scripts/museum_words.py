@@ -32,8 +32,8 @@ ENGLISH: dict[str, Said] = {
     "t300": (
         "002:54",
         "T = 300 with the betas of 1000",
-        "22 % of the image is left at T, but sampling starts from pure noise: the dark ground turns "
-        "grey. `LinearBetas(300)` scales its betas by 1000 / T.",
+        "22 % of the image is left at T, but sampling starts from pure noise: all of it "
+        "comes out too bright. `LinearBetas(300)` scales its betas by 1000 / T.",
     ),
     "alpha": (
         "004:136",
@@ -128,7 +128,7 @@ CHINESE: dict[str, Said] = {
     "t300": (
         "002:54",
         "T = 300 却用 1000 步的 β",
-        "终点还剩 22 % 的图像，采样却从纯噪声开始：黑底变灰。`LinearBetas(300)` 会把 β 乘以 1000 / T。",
+        "终点还剩 22 % 的图像，采样却从纯噪声开始：整体偏亮。`LinearBetas(300)` 会把 β 乘以 1000 / T。",
     ),
     "alpha": (
         "004:136",
