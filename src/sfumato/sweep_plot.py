@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .plots import _figure, _plain, _save
+import numpy as np
+
+from .plots import _figure, _plain, _save, _scale_y
 from .sweep_words import Found, Record, best_drawn, counts, nearest, of, scales
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def styles_of(record: Record) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
+            "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
             "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
         }
         for i, name in enumerate(names)
@@ -90,7 +92,7 @@ def draw_quality(axes: Axes, record: Record, styles: Mapping[str, dict[str, Any]
         axes.axhline(judge["floor"], color="#999999", linewidth=1, linestyle=(0, (1, 2)))
     _plain(axes, f"{judge['measure']}, {judge['images']:,} images", "network calls an image")
     scaled(axes, counts(record), "dotted: as many other real images")
-    axes.set_yscale("log")
+    _scale_y(axes, np.array([judge["floor"] or np.nan, *(r["quality"]["value"] for r in known)]))
     name_lines(axes)
 
 
