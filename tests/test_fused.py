@@ -64,19 +64,21 @@ def test_a_large_mean_does_not_cancel():
     assert worst(gradients(norm_act, wide, upward, groups, torch.float32), exact) < 1e-4
 
 
-@needs_c
-def test_no_result_depends_on_the_number_of_threads():
-    before = torch.get_num_threads()
-    told = parts((3, 128, 16, 32), "acd")
+def alike_on_any_number_of_threads(compute):
+    before, found = torch.get_num_threads(), []
     try:
-        found = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(gradients(norm_act, *told, torch.float32, torch.bfloat16))
+            found.append(compute())
     finally:
         torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(other, found[0]))
+    return all(torch.equal(a, b) for other in found[1:] for a, b in zip(other, found[0]))
+
+
+@needs_c
+def test_no_result_depends_on_the_number_of_threads():
+    told = (*parts((3, 128, 16, 32), "acd"), torch.float32, torch.bfloat16)
+    assert alike_on_any_number_of_threads(lambda: gradients(norm_act, *told))
 
 
 @needs_c

@@ -3,11 +3,8 @@
 import pytest
 import torch
 
-from sfumato import native
 from sfumato.networks.fused_rms import plain, rms_act
-from test_fused import worst
-
-needs_c = pytest.mark.skipif(bool(native.why_not()), reason=f"no C here: {native.why_not()}")
+from test_fused import alike_on_any_number_of_threads, needs_c, worst
 
 
 def parts(batch, channels, side, told):
@@ -53,13 +50,5 @@ def test_a_black_pixel_is_black_and_has_a_gradient_that_is_a_number():
 
 @needs_c
 def test_no_result_depends_on_the_number_of_threads():
-    before, told = torch.get_num_threads(), parts(5, 128, 16, True)
-    try:
-        found = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(gradients(rms_act, *told, torch.float32, torch.bfloat16))
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(other, found[0]))
+    told = (*parts(5, 128, 16, True), torch.float32, torch.bfloat16)
+    assert alike_on_any_number_of_threads(lambda: gradients(rms_act, *told))

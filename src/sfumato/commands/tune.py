@@ -152,15 +152,15 @@ def run_tune(args: Tune) -> None:
         )
 
 
+def typed_of(args: Tune) -> dict[str, Any]:
+    """The settings of sampling that were typed."""
+    names = ("guidance", "guidance_from", "guidance_to", "clipped")
+    return given(**{name: getattr(args, name) for name in names})
+
+
 def use_of(loaded: Loaded, args: Tune) -> str:
     """The command that draws by what was tuned: with the flags that it was tuned for."""
-    flags = given(
-        guidance=args.guidance,
-        guidance_from=args.guidance_from,
-        guidance_to=args.guidance_to,
-        clipped=args.clipped,
-    )
-    words = [f"--{name.replace('_', '-')} {value}" for name, value in flags.items()]
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in typed_of(args).items()]
     return " ".join([f"sfumato sample {loaded.folder} --nfe {args.nfe}", *words])
 
 
@@ -173,13 +173,7 @@ def heading(judged: Judged, calls: int) -> list[str]:
 
 def sampling_asked(sampling: SamplingConfig, args: Tune) -> SamplingConfig:
     """The run's settings with what was typed. Raises: ValueError where a classifier guides."""
-    changes = given(
-        guidance=args.guidance,
-        guidance_from=args.guidance_from,
-        guidance_to=args.guidance_to,
-        clipped=args.clipped,
-    )
-    sampling = replace(sampling, keep_eps=False, **changes)
+    sampling = replace(sampling, keep_eps=False, **typed_of(args))
     check_plain(sampling)
     return sampling
 

@@ -50,4 +50,9 @@ static inline float exponential(float x) {
 
 static inline float sigmoid(float z) { return 1.0f / (1.0f + exponential(-z)); }
 
+/* One thread where waking the others takes longer than the work. */
+static inline int64_t threads_for(int64_t values, int64_t threads) {
+    return values < 32768 ? 1 : threads;
+}
+
 #endif

@@ -53,11 +53,6 @@ static void affine(const Norm *n, Unit w, float *a, float *d) {
     }
 }
 
-/* One thread where waking the others takes longer than the work. */
-static int64_t threads_for(const Norm *n, int64_t threads) {
-    return n->B * n->P * n->C < 32768 ? 1 : threads;
-}
-
 /* Parts an image's groups are cut into: enough for the threads, of 32 channels at the least. */
 static int64_t parts_for(const Norm *n, int64_t threads) {
     int64_t parts = (threads + n->B - 1) / n->B, most = n->C / 32;
@@ -128,7 +123,7 @@ static void NAME(moments)(const Norm *n, Unit w, const PIXEL *x, float *from, do
 
 /* y (B, P, C), mean and rstd (B, G) of x (B, P, C). Returns 0, or 1 where memory is short. */
 int NAME(norm_forward)(const Norm *n, const PIXEL *x, PIXEL *y, int64_t threads) {
-    threads = threads_for(n, threads);
+    threads = threads_for(n->B * n->P * n->C, threads);
     int64_t parts = parts_for(n, threads);
     int failed = 0;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -169,7 +164,7 @@ static inline float NAME(through)(const Norm *n, float a, float d, float x, floa
 int NAME(norm_backward)(const Norm *n, const PIXEL *x, const PIXEL *dy, PIXEL *dx, float *d_gamma,
                         float *d_beta, float *d_add, float *d_scale, float *d_shift, float *one_dz,
                         float *one_dzx, int64_t threads) {
-    threads = threads_for(n, threads);
+    threads = threads_for(n->B * n->P * n->C, threads);
     int64_t parts = parts_for(n, threads);
     int failed = 0;
 #pragma omp parallel for num_threads(threads) schedule(static)

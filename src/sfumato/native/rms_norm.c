@@ -27,10 +27,6 @@ static float size_of(float squares) {
     return size > LEAST ? size : LEAST;
 }
 
-static int64_t threads_for(const RMS *n, int64_t threads) {
-    return n->B * n->P * n->C < 32768 ? 1 : threads;
-}
-
 #define PIXEL float
 #define LOAD load_f32
 #define STORE store_f32
@@ -68,7 +64,7 @@ static void NAME(line)(const RMS *n, int64_t b, float *a, float *d) {
 int NAME(rms_forward)(const RMS *n, const PIXEL *x, PIXEL *y, int64_t threads) {
     int failed = 0;
     float root = sqrtf((float)n->C);
-    threads = threads_for(n, threads);
+    threads = threads_for(n->B * n->P * n->C, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t b = 0; b < n->B; b++) {
         float *a = malloc(2 * n->C * sizeof(float));
@@ -97,7 +93,7 @@ int NAME(rms_backward)(const RMS *n, const PIXEL *x, const PIXEL *dy, PIXEL *dx,
                        float *of_z, int64_t threads) {
     int failed = 0;
     float root = sqrtf((float)n->C);
-    threads = threads_for(n, threads);
+    threads = threads_for(n->B * n->P * n->C, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t b = 0; b < n->B; b++) {
         float *a = malloc(3 * n->C * sizeof(float));
