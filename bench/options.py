@@ -1,8 +1,9 @@
 """What every benchmark is told, and how its parts reach the disk."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ def chosen(options: Options, names: list[str]) -> list[str]:
     if options.only and options.only not in names:
         raise ValueError(f"--only {options.only}: there is no such case; {', '.join(names)}.")
     return [options.only] if options.only else names
+
+
+class Missing(RuntimeError):
+    """A peer is not installed; the words say how to."""
+
+
+def for_each(
+    bench: str, options: Options, cases: Iterable[str], measure: Callable[[str], Any]
+) -> None:
+    """keep, of each case that is asked for; one whose peer is missing is said and left out."""
+    for name in chosen(options, list(cases)):
+        try:
+            keep(bench, name, options, partial(measure, name))
+        except Missing as missing:
+            say(f"SKIPPED {name}: {missing}")
 
 
 def keep(

@@ -27,6 +27,7 @@ from torch.profiler import record_function
 from sfumato.interop.diffusers_unet import unet_settings
 
 from .cases import Case
+from .options import Missing
 from .plain_dit import PlainDiT
 
 UPDATE = "Optimizer and average"  # what the profiler shows of clipping, step and average
@@ -67,10 +68,6 @@ class Made:
     optimizer: Callable[..., torch.optim.Optimizer]
     settings: dict[str, Any]
     after: Callable[[], None]  # the optimizer's step: the average, where it has one
-
-
-class Missing(RuntimeError):
-    """A peer is not installed; the words say how to."""
 
 
 class Peer:

@@ -10,15 +10,13 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .cases import Case, cases
-from .options import Options, chosen, keep, say
-from .peers import Missing
+from .options import Options, for_each, say
 from .results import Row, read
 from .rounds import Facts, Runner, in_turn
 from .training import BEST, DOCUMENTED, OURS, stepper
@@ -48,11 +46,7 @@ def kind_of(operation: str) -> str:
 
 def run(options: Options) -> None:
     there = cases(options.quick)
-    for name in chosen(options, list(there)):
-        try:
-            keep("profile", name, options, partial(measured, there[name], options))
-        except Missing as missing:
-            say(f"SKIPPED {name}: {missing}")
+    for_each("profile", options, there, lambda name: measured(there[name], options))
 
 
 def measured(case: Case, options: Options) -> tuple[Facts, list[Row], Facts]:

@@ -22,9 +22,9 @@ from sfumato.memory import keep_freed
 
 from .cases import Case, cases
 from .commands import finished
-from .options import Options, chosen, keep, say
+from .options import Options, for_each, say
 from .ours import Ours, ours
-from .peers import Missing, Peer, Tuning
+from .peers import Peer, Tuning
 from .results import Row
 from .rounds import Facts, Runner, in_turn, trial
 
@@ -42,11 +42,7 @@ def run(options: Options) -> None:
         curves.run(options)
         return
     there = cases(options.quick)
-    for name in chosen(options, list(there)):
-        try:
-            keep("training", name, options, partial(measured, there[name], options))
-        except Missing as missing:
-            say(f"SKIPPED {name}: {missing}")
+    for_each("training", options, there, lambda name: measured(there[name], options))
 
 
 def measured(case: Case, options: Options) -> tuple[Facts, list[Row], Facts]:

@@ -16,6 +16,7 @@ from .config import ClassifierRun, Run, SamplingConfig
 from .denoiser import Denoiser, NetworkDenoiser, OnProcess
 from .devices import DTYPES
 from .folder import DataCard, find, read_card
+from .generation import OnPoint, Order, draw
 from .guidance import Autoguidance, LogProb, Within
 from .interop.fitting import check_weights, skeleton
 from .interop.reading import tensors_of
@@ -151,6 +152,25 @@ def conditions_in(folder: Path, run: Run) -> Conditions:
     if run.text is not None:
         return Captions(load_table(folder), run.text)
     return Labels(run.network.classes) if run.network.classes else Nothing()
+
+
+def guided_as(loaded: Loaded, sampling: SamplingConfig) -> Loaded:
+    """The loaded run with the classifier and the worse model that the settings name."""
+    if sampling.classifier:
+        loaded = guided(loaded, sampling.classifier)
+    return autoguided(loaded, sampling) if sampling.worse else loaded
+
+
+def drawn_by(
+    loaded: Loaded,
+    order: Order,
+    sampling: SamplingConfig,
+    batch: int,
+    on_point: OnPoint | None = None,
+) -> torch.Tensor:
+    """draw, with all that the loaded run brings: uint8 images (N, C, H, W)."""
+    how = (sampling, loaded.conditions, loaded.device, batch, on_point)
+    return draw(loaded.artist, order, *how, loaded.codec, loaded.log_prob)
 
 
 def guided(loaded: Loaded, name: str) -> Loaded:

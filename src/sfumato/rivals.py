@@ -8,26 +8,14 @@ import torch
 from .denoiser import Denoiser
 from .discrete import DiscreteVP
 from .grids import Grid, KarrasGrid, LeadingGrid, TrailingGrid, UniformGrid
-from .multistep import DEIS, IPNDM, LMS, DPMSolverPP, TimeDEIS, UniPC
+from .named import SOLVERS
 from .process import Process
 from .sampling import sample
-from .singlestep import DPMSolver2
-from .solvers import DDIM, DPMSolverPP2M, Heun, Solver
+from .solvers import Solver
 from .tuning import Letters, Pairs, distances, mean_distance
 
-FIXED: dict[str, Solver] = {  # by the names that --sampler has for them
-    "ddim": DDIM(),
-    "heun": Heun(),
-    "kdpm2": DPMSolver2(),
-    "dpm++2m": DPMSolverPP2M(),
-    "dpm++3m": DPMSolverPP(3),
-    "unipc": UniPC(2),
-    "unipc3": UniPC(3),
-    "deis": DEIS(3),
-    "deis-t": TimeDEIS(3),
-    "lms": LMS(),
-    "ipndm": IPNDM(),
-}
+NAMES = ("ddim", "heun", "kdpm2", "dpm++2m", "dpm++3m", "unipc", "unipc3")
+FIXED = {name: SOLVERS[name] for name in (*NAMES, "deis", "deis-t", "lms", "ipndm")}
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from ..conditions import Captions
 from ..console import count, reading
 from ..data import ImageData, fingerprint, generator_at, spread
 from ..features import Features, features_of, fitting
-from ..generation import Order, draw
-from ..loading import Loaded, autoguided, guided, load_run
+from ..generation import Order
+from ..loading import Loaded, drawn_by, guided_as, load_run
 from ..pictures import grid, save_png
 from ..quality import Quality, Real, quality
 from ..results import Drawing, Record, Result, Yardstick, to_json, version
@@ -44,10 +44,7 @@ def measure_drawn(subject: Subject, compared: tuple[str, Real]) -> Drawn:
     """
     args, (told, real) = subject.args, compared
     loaded = load_run(str(subject.folder), subject.device, best=args.best)
-    if loaded.run.sampling.classifier:
-        loaded = guided(loaded, loaded.run.sampling.classifier)
-    if loaded.run.sampling.worse:
-        loaded = autoguided(loaded, loaded.run.sampling)
+    loaded = guided_as(loaded, loaded.run.sampling)
     known = real.reference if real.train is None else real.train
     network = network_of(subject, known)
     network(known.images[:1])  # what it can't see is refused before images are drawn for an hour
@@ -120,17 +117,7 @@ def drawn_images(subject: Subject, loaded: Loaded, order: Order) -> Tensor:
         seen += 1
         progress(seen, points)
 
-    return draw(
-        loaded.artist,
-        order,
-        sampling,
-        loaded.conditions,
-        loaded.device,
-        BATCH,
-        on_point,
-        loaded.codec,
-        loaded.log_prob,
-    )
+    return drawn_by(loaded, order, sampling, BATCH, on_point)
 
 
 # --- the record

@@ -16,9 +16,9 @@ from ..console import Reporter
 from ..devices import pick_device
 from ..films import film
 from ..folder import DataCard, new_folder
-from ..generation import Order, class_rows, draw
+from ..generation import Order, class_rows
 from ..kinds import near, to_dict
-from ..loading import Loaded, autoguided, guided, load_run
+from ..loading import Loaded, drawn_by, guided_as, load_run
 from ..pictures import grid, save_png
 from ..planning import given, sampling_with
 from ..sampling import Point
@@ -105,10 +105,7 @@ def run_sample(args: Sample) -> None:
     device = pick_device(args.device)
     loaded = load_run(args.run, device, args.raw, args.precision, args.best)
     sampling, notes = sampling_asked(args, loaded)
-    if sampling.classifier:
-        loaded = guided(loaded, sampling.classifier)
-    if sampling.worse:
-        loaded = autoguided(loaded, sampling)
+    loaded = guided_as(loaded, sampling)
     order = order_of(args, loaded)
     if args.out is not None and args.out.exists():
         raise UsageError(f"--out {args.out} is there already; choose another name.")
@@ -160,17 +157,7 @@ def draw_with_progress(
             reported[0] = start
             reporter.say(f"  {start:,} of {len(order):,} images")
 
-    return draw(
-        loaded.artist,
-        order,
-        sampling,
-        loaded.conditions,
-        loaded.device,
-        batch,
-        on_point,
-        loaded.codec,
-        loaded.log_prob,
-    )
+    return drawn_by(loaded, order, sampling, batch, on_point)
 
 
 def named(order: Order, names: tuple[str, ...]) -> list[str] | None:
@@ -231,17 +218,7 @@ def make_film(loaded: Loaded, sampling: SamplingConfig, path: Path, order: Order
     smooth = sampling
     if not hasattr(sampling.grid, "steps"):  # a tuned grid has one number of steps
         smooth = replace(sampling, steps=max(sampling.steps, FILM_FRAMES))
-    draw(
-        loaded.artist,
-        few,
-        smooth,
-        loaded.conditions,
-        loaded.device,
-        batch=len(few),
-        on_point=lambda start, point: points.append(point),
-        codec=loaded.codec,
-        log_prob=loaded.log_prob,
-    )
+    drawn_by(loaded, few, smooth, len(few), lambda start, point: points.append(point))
     write_film(points, loaded, smooth, path, few)
 
 
