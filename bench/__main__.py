@@ -7,11 +7,13 @@ startup    seconds to the first step and to the first image
 scale      cost against resolution, width and batch; two processes
 input      waiting for images, and the first reading of a large folder
 sampling   seconds for 1,000 images
+quality    Frechet distance after the same minutes, beside the tutorials' recipes
 page       docs/benchmarks.md out of the numbers
 """
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -23,11 +25,15 @@ MODULES = {
     "scale": "scale",
     "input": "inputs",
     "sampling": "sampling",
+    "quality": "quality",
     "page": "page",
 }
+TRAINING = {"quality", "ablations"}
 
 
 def main() -> int:
+    if TRAINING.intersection(sys.argv):  # as sfumato does, for peers too; before torch is there
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     from .options import Options
 
     parser = argparse.ArgumentParser(
@@ -39,6 +45,9 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="CASE", help="one case of several")
     parser.add_argument("--out", type=Path, default=Options.out, help="folder for the JSON")
     parser.add_argument("--run", default="", help="sampling: a run's folder or name")
+    parser.add_argument("--data", default=Options.data, help="quality: images to learn")
+    parser.add_argument("--minutes", type=int, help="quality: of training")
+    parser.add_argument("--runs", type=Path, default=Options.runs, help="quality: their folder")
     parser.add_argument("--loss", action="store_true", help="training: loss curves")
     words = vars(parser.parse_args())
     module = importlib.import_module(f".{MODULES[words.pop('name')]}", __package__)

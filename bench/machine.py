@@ -16,7 +16,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")  # those that decide speed
 PEERS = ("diffusers", "denoising-diffusion-pytorch")
-SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "LD_PRELOAD")
+SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT")
+SETTINGS += ("ONEDNN_MAX_CPU_ISA", "LD_PRELOAD")
 LOUD = 0.05  # of the cores' time, used by others
 
 

@@ -16,7 +16,8 @@ class Options:
     """rounds: None is the benchmark's own. quick: tiny sizes, to see that it works.
 
     only: the case to measure; "" for all. run: a run's folder, where a benchmark needs one.
-    loss: of `training`, the curves instead of the speed.
+    loss: of `training`, the curves instead of the speed. data, minutes, runs: of `quality`, the
+    images, how long to train (None: all its own lengths), and where its runs are kept.
     """
 
     rounds: int | None = None
@@ -25,6 +26,9 @@ class Options:
     out: Path = RESULTS
     run: str = ""
     loss: bool = False
+    data: str = "fashion-mnist"
+    minutes: int | None = None
+    runs: Path = Path("runs/quality")
 
 
 def say(text: str) -> None:
@@ -71,6 +75,8 @@ def keep(
     words = ["python -m bench", bench, *([f"--only {case}"] if case != bench else [])]
     words += [f"--run {Path(options.run).name}"] if options.run else []
     words += ["--loss"] if options.loss else []
+    words += [f"--data {Path(options.data).name}"] if options.data != Options.data else []
+    words += [f"--minutes {options.minutes}"] if options.minutes else []
     settings = {"quick": options.quick, **settings}
     part = Part(case, " ".join(words), machine, settings, tuple(rows), more)
     path = put(bench, part, options.out)

@@ -1,0 +1,179 @@
+"""Who is given the same minutes on Fashion-MNIST: our recipe, source 002's and source 000's.
+
+Each can do three things: take training steps (to be timed), be trained into a folder, and draw
+uint8 images of 28 x 28 from it. Seconds are those of training steps alone, for all of them.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato.config import Run, SamplingConfig
+from sfumato.data import ImageData
+from sfumato.generation import Order, draw
+from sfumato.loading import load_run
+from sfumato.recipes import RECIPES
+
+from .commands import finished
+from .ours import Ours
+from .tutorial import DPM_STEPS, Tutorial, drawer
+
+Labels = Sequence[int]
+Draw = Callable[[Sequence[int], Labels], Tensor]  # (seeds, labels) to uint8 (N, C, H, W)
+
+
+class Contender(Protocol):
+    """key: of rows and folders. words: what it is. sampler: in words. calls: network calls an
+    image, both branches of guidance counted."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def words(self) -> str: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def guidance(self) -> float: ...
+    @property
+    def sampler(self) -> str: ...
+    @property
+    def calls(self) -> int: ...
+
+    def stepper(self, data: ImageData) -> Callable[[], Any]:
+        """A training that has begun: each call is one step."""
+        ...
+
+    def sketcher(self, data: ImageData) -> tuple[Draw, float]:
+        """An untrained one that draws with a share of the sampler's steps, and that share."""
+        ...
+
+    def train(self, data: str, folder: Path, steps: int, precision: str) -> None:
+        """Into the folder, in a process of its own; goes on where it was stopped."""
+        ...
+
+    def drawer(self, folder: Path) -> Draw: ...
+
+
+@dataclass(frozen=True)
+class OfRecipe:
+    """One of our recipes, by `sfumato train`. share: of its sampler's steps, to be timed by."""
+
+    key: str
+    words: str
+    recipe: str
+    share: float = 1.0
+
+    def run(self) -> Run:
+        found = RECIPES[self.recipe]()
+        assert isinstance(found, Run)
+        return found
+
+    @property
+    def batch(self) -> int:
+        return self.run().train.batch
+
+    @property
+    def guidance(self) -> float:
+        return self.run().sampling.guidance
+
+    @property
+    def sampler(self) -> str:
+        return sampler_words(self.run().sampling)
+
+    @property
+    def calls(self) -> int:
+        return calls_of(self.run().sampling)
+
+    def begun(self, data: ImageData) -> Ours:
+        run = self.run()
+        data = data if run.data.labels else replace(data, labels=None)
+        return Ours(run, data)
+
+    def stepper(self, data: ImageData) -> Callable[[], Any]:
+        return self.begun(data)
+
+    def sketcher(self, data: ImageData) -> tuple[Draw, float]:
+        begun = self.begun(data)
+        run = begun.task.run
+        few = replace(run.sampling, steps=max(1, round(self.share * run.sampling.steps)))
+        model, shape = begun.state.average, (data.channels, *data.size)
+
+        def drawn(seeds: Sequence[int], labels: Labels) -> Tensor:
+            asked = labels if run.network.classes else None
+            order = Order(seeds, asked, shape)
+            return draw(model, order, few, begun.task.conditions, torch.device("cpu"))
+
+        return drawn, few.steps / run.sampling.steps
+
+    def train(self, data: str, folder: Path, steps: int, precision: str) -> None:
+        begun = ["--resume"] if (folder / "run.json").exists() else []
+        words = ["train", self.recipe, "--data", data, "--steps", str(steps), "--quiet", *begun]
+        words += ["--precision", precision, "--previews", "1", "--out", str(folder)]
+        finished([sys.executable, "-m", "sfumato", *words])
+
+    def drawer(self, folder: Path) -> Draw:
+        return drawer_of(folder)
+
+
+def drawer_of(folder: Path, sampling: SamplingConfig | None = None) -> Draw:
+    """A run's images as `sfumato sample` draws them; sampling is in place of the run's own."""
+    loaded = load_run(str(folder), torch.device("cpu"))
+    chosen = sampling or loaded.run.sampling
+
+    def drawn(seeds: Sequence[int], labels: Labels) -> Tensor:
+        asked = labels if loaded.run.network.classes else None
+        order = Order(seeds, asked, loaded.card.shape)
+        return draw(loaded.denoiser, order, chosen, loaded.conditions, loaded.device)
+
+    return drawn
+
+
+def sampler_words(sampling: SamplingConfig) -> str:
+    return f"{type(sampling.solver).__name__}, {sampling.steps} steps"
+
+
+def calls_of(sampling: SamplingConfig) -> int:
+    """Network calls an image, of a solver that calls its denoiser once a step."""
+    return sampling.steps * (1 if sampling.guidance in (0, 1) else 2)
+
+
+@dataclass(frozen=True)
+class OfDiffusers:
+    """Source 000's recipe by diffusers itself, class-conditional, at the peer's best settings."""
+
+    key: str = "diffusers"
+    words: str = "source 000's recipe by diffusers"
+    batch: int = 16
+    guidance: float = 1.0
+    sampler: str = f"DPMSolverMultistepScheduler, {DPM_STEPS} steps"
+    calls: int = DPM_STEPS
+
+    def stepper(self, data: ImageData) -> Callable[[], Any]:
+        assert data.labels is not None
+        return Tutorial(data.images, data.labels, 1_000_000, self.batch)
+
+    def sketcher(self, data: ImageData) -> tuple[Draw, float]:
+        assert data.labels is not None
+        model = Tutorial(data.images, data.labels, 1, self.batch).model
+        return drawer(model, 2), 2 / DPM_STEPS
+
+    def train(self, data: str, folder: Path, steps: int, precision: str) -> None:
+        words = [data, str(folder), str(steps), str(self.batch)]
+        finished([sys.executable, "-m", "bench.tutorial", *words])
+
+    def drawer(self, folder: Path) -> Draw:
+        return drawer(Tutorial.saved(folder), DPM_STEPS)
+
+
+OURS = OfRecipe("fashion_fast", "ours: recipe fashion_fast", "fashion_fast")
+CONTENDERS: tuple[Contender, ...] = (
+    OURS,
+    OfRecipe("four_conv", "source 002's network and recipe, mended", "four_conv_mnist", 0.1),
+    OfDiffusers(),
+)
+DIGITS = OfRecipe("digits_fast", "ours: recipe digits_fast", "digits_fast")

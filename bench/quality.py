@@ -1,0 +1,335 @@
+"""Quality a minute on Fashion-MNIST: contenders are given the same minutes of a quiet machine.
+
+times        seconds of each one's training step, in turn, and of drawing: on a quiet machine
+fashion-10   each trains as many steps as fit into 10 minutes of those, then draws 5,000 images
+fashion-30   the same with 30 (any other number by --minutes)
+distill      our ten-minute run tuned for one and two steps, for ten minutes
+digits       digits_fast, ten minutes, on the built-in digits
+
+Steps, not the clock, end a training, so that it may share its machine: only `times` may not. Runs
+are kept in --runs; one that is there is gone on with, or taken as it is.
+
+Squared Frechet distance in the frozen features to the test images, of 500 drawn images a class; the
+floor is that of as many training images, and the interval twice the jackknife's error.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.data import ImageData, load, spread, subset
+from sfumato.features import Features, features_of
+from sfumato.measuring import Estimate, Moments, frechet_estimate
+from sfumato.memory import keep_freed
+
+from .contenders import CONTENDERS, DIGITS, Contender, Draw
+from .distilling import DISTILLED, STUDENT, Distilled
+from .machine import ROOT
+from .options import Options, chosen, keep, say
+from .results import RESULTS, Row, read
+from .rounds import Facts, Runner, in_turn
+from .showing import side_by_side
+
+ROUNDS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 15, 3, 125
+IMAGES, CLASSES, SHOWN = 5000, 10, 5  # SHOWN: of a class, in the picture
+BATCH = 250  # drawn between two looks at the disk
+SECONDS = 600
+
+
+def run(options: Options) -> None:
+    keep_freed()
+    minutes = sorted({10, 30, *([options.minutes] if options.minutes else [])})
+    rounds = {f"fashion-{m}": partial(fashion, options, 60 * m) for m in minutes}
+    cases: dict[str, Callable[[], Any]] = {
+        "times": partial(times, options),
+        **rounds,
+        "distill": partial(distill, options),
+        "digits": partial(digits, options),
+    }
+    if options.minutes and not options.only:
+        options = replace(options, only=f"fashion-{options.minutes}")
+    for case in chosen(options, list(cases)):
+        keep("quality", case, options, cases[case])
+
+
+# --- how long a step takes
+
+
+def times(options: Options) -> tuple[Facts, list[Row], Facts]:
+    """A row a contender's training step, and one of its drawing, all in turn."""
+    data = load(options.data, limit=4000)
+    every: dict[str, Contender] = {one.key: one for one in (*CONTENDERS, DIGITS)}
+    steppers = {key: one.stepper(data) for key, one in every.items()}
+    steppers[STUDENT] = DISTILLED.stepper(data)
+    rounds = 2 if options.quick else options.rounds or ROUNDS
+    seconds = in_turn([Runner(*pair) for pair in steppers.items()], rounds)
+    batches = {**{key: one.batch for key, one in every.items()}, STUDENT: DISTILLED.batch}
+    rows = [
+        Row(key, s, batches[key], "images", 0.0, precision_of(steppers[key]))
+        for key, s in seconds.items()
+    ]
+    settings = {"rounds": rounds, "data": data.name, "drawing_rounds": DRAWING_ROUNDS}
+    return settings, [*rows, *drawings(data, options.quick)], {}
+
+
+def precision_of(stepper: Callable[[], Any]) -> Facts:
+    task = getattr(stepper, "task", None)  # of ours; the peer's is in its own words
+    return {"precision": "bf16" if task is None else task.run.precision}
+
+
+def drawings(data: ImageData, quick: bool) -> list[Row]:
+    """Rows of images a second, by some of each sampler's steps on untrained networks."""
+    count = 10 if quick else DRAWN_AT_ONCE
+    sketches = {one.key: one.sketcher(data) for one in CONTENDERS}
+    labels = [k % CLASSES for k in range(count)]
+    runners = [
+        Runner(key, partial(draw, range(count), labels)) for key, (draw, _) in sketches.items()
+    ]
+    seconds = in_turn(runners, 1 if quick else DRAWING_ROUNDS, warm=1)
+    return [
+        Row(f"{key}: drawing", s, count * sketches[key][1], "images") for key, s in seconds.items()
+    ]
+
+
+# --- training and drawing
+
+
+def fashion(options: Options, seconds: int) -> tuple[Facts, list[Row], Facts]:
+    """Every contender after so many seconds of its steps, beside the floor."""
+    yard = Yard.of(options.data, "fashion", options.quick)
+    measured = timed(options)
+    rows, pictures = [], {"test images": yard.shown(yard.test)}
+    for one in CONTENDERS:
+        step = measured[one.key]
+        steps = steps_in(seconds, step, options)
+        precision = step.facts["precision"]
+        folder = options.runs / named(one.key, seconds)
+        train = partial(one.train, options.data, folder, steps, precision)
+        wall = once(folder, steps, train)
+        rows.append(judged(one, folder, yard, measured, {"steps": steps, "wall_s": wall}))
+        pictures[one.words] = yard.shown_of(stored(folder))
+        say(f"  {one.words}: {rows[-1].facts['distance']:.2f}")
+    name = f"bench-quality-samples-{seconds // 60}.webp"
+    side_by_side(pictures, yard.names, folder_of_pictures(options) / name)
+    settings = {"seconds": seconds, **yard.settings, "data": yard.name}
+    return settings, rows, {"picture": name, **yard.floor}
+
+
+def named(key: str, seconds: int) -> str:
+    return key if seconds == SECONDS else f"{key}-{seconds // 60}m"
+
+
+def folder_of_pictures(options: Options) -> Path:
+    own = options.out.resolve() == RESULTS.resolve()
+    return (ROOT / "docs" if own else options.out) / "pictures"
+
+
+def timed(options: Options) -> dict[str, Row]:
+    """The rows of `times`. Raises: ValueError where they were not measured."""
+    part = read("quality", options.out).get("times")
+    if part is None:
+        raise ValueError(
+            "the minutes are counted in steps, and no step was timed: first, on a quiet machine, "
+            "python -m bench quality --only times"
+        )
+    return {row.name: row for row in part.rows}
+
+
+def steps_in(seconds: float, step: Row, options: Options) -> int:
+    return 2 if options.quick else int(seconds / step.median)
+
+
+def once(folder: Path, steps: int, train: Callable[[], None]) -> float:
+    """Train unless it was done; seconds by the clock, over all its parts.
+
+    Raises: ValueError where the folder holds a run of another length.
+    """
+    note = folder.with_name(f"{folder.name}.json")
+    told = json.loads(note.read_text("utf-8")) if note.exists() else {"steps": steps, "wall_s": 0}
+    if told["steps"] != steps:
+        raise ValueError(
+            f"{folder} is a run of {told['steps']} steps, and {steps} were asked for, since steps "
+            "were timed anew: remove it, or give another folder by --runs."
+        )
+    if not told.get("done"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(told), "utf-8")
+        say(f"training {folder.name}: {steps:,} steps")
+        begun = time.monotonic()
+        try:
+            train()
+            told["done"] = True
+        finally:
+            told["wall_s"] = round(told["wall_s"] + time.monotonic() - begun, 1)
+            note.write_text(json.dumps(told), "utf-8")
+    return float(told["wall_s"])
+
+
+def drawn_by(draw: Callable[[], Draw], folder: Path, count: int) -> Tensor:
+    """uint8 images, seed k of class k % 10; batches that are on the disk are not drawn again."""
+    kept = folder.with_name(f"{folder.name}-drawn")
+    kept.mkdir(parents=True, exist_ok=True)
+    drawer: Draw | None = None
+    for start in range(0, count, BATCH):
+        path = kept / f"{start:06d}.npy"
+        if path.exists():
+            continue
+        drawer = drawer or draw()
+        seeds = range(start, min(start + BATCH, count))
+        images = drawer(seeds, [seed % CLASSES for seed in seeds])
+        np.save(kept / "new.npy", images.numpy())
+        (kept / "new.npy").replace(path)
+    return stored(folder, count)
+
+
+def stored(folder: Path, count: int | None = None) -> Tensor:
+    kept = folder.with_name(f"{folder.name}-drawn")
+    parts = [np.load(path, allow_pickle=False) for path in sorted(kept.glob("[0-9]*.npy"))]
+    return torch.from_numpy(np.concatenate(parts))[:count]
+
+
+# --- measuring
+
+
+@dataclass(frozen=True, eq=False)
+class Yard:
+    """Test images to measure by, and as many training images as are drawn, for the floor."""
+
+    name: str
+    names: tuple[str, ...]
+    test: ImageData
+    features: Features
+    moments: Moments
+    count: int
+    others: ImageData
+
+    @classmethod
+    def of(cls, source: str, features: str, quick: bool) -> "Yard":
+        train, test = load(source), load(source, split="test")
+        network = features_of(features)
+        count = 40 if quick else IMAGES
+        others = subset(train, spread(len(train), count, train.labels))
+        test = subset(test, range(0, len(test), 50)) if quick else test
+        moments = Moments.of(network(test.images))
+        return cls(test.name, test.class_names, test, network, moments, count, others)
+
+    def distance(self, images: Tensor) -> Estimate:
+        return frechet_estimate(self.features(images), self.moments)
+
+    @property
+    def settings(self) -> Facts:
+        found = {"images": self.count, "test_images": len(self.test)}
+        return {**found, "features": self.features.name, "digest": self.features.digest}
+
+    @property
+    def floor(self) -> Facts:
+        floor = self.distance(self.others.images)
+        return {"floor": round(floor.mean, 4), "floor_error": round(floor.error, 4)}
+
+    def shown(self, data: ImageData) -> Tensor:
+        """SHOWN of each class, a class a row."""
+        assert data.labels is not None
+        rows = [data.images[data.labels == k][:SHOWN] for k in range(CLASSES)]
+        return torch.cat(rows)
+
+    def shown_of(self, drawn: Tensor) -> Tensor:
+        return torch.cat([drawn[k::CLASSES][:SHOWN] for k in range(CLASSES)])
+
+
+def judged(one: Contender, folder: Path, yard: Yard, measured: dict[str, Row], facts: Facts) -> Row:
+    """The contender's row: a step's seconds, and all that came of them."""
+    begun = time.monotonic()
+    images = drawn_by(partial(one.drawer, folder), folder, yard.count)
+    wall = round(time.monotonic() - begun, 1)
+    found = yard.distance(images)
+    step, drawing = measured[one.key], measured.get(f"{one.key}: drawing")
+    facts = facts | {
+        "words": one.words,
+        "images_seen": facts["steps"] * one.batch,
+        "distance": round(found.mean, 4),
+        "error": round(found.error, 4),
+        "guidance": one.guidance,
+        "sampler": one.sampler,
+        "calls": one.calls,
+        "s_for_1000": None if drawing is None else round(1000 / drawing.rate, 2),
+        "wall_drawing_s": wall,
+        "precision": step.facts["precision"],
+    }
+    return Row(one.key, step.seconds, one.batch, "images", 0.0, facts)
+
+
+# --- what comes after ten minutes
+
+
+def distill(options: Options) -> tuple[Facts, list[Row], Facts]:
+    """Teacher and student, by steps of sampling."""
+    yard = Yard.of(options.data, "fashion", options.quick)
+    measured = timed(options)
+    teacher = options.runs / CONTENDERS[0].key
+    if not (teacher / "run.json").exists():
+        raise ValueError(f"{teacher} is the teacher, and not there: first --only fashion-10.")
+    steps = steps_in(SECONDS, measured[STUDENT], options)
+    folder = options.runs / STUDENT
+    wall = once(folder, steps, partial(DISTILLED.train, teacher, folder, steps))
+    rows = [
+        student_row(way, folder, teacher, yard, measured[STUDENT], {"steps": steps, "wall_s": wall})
+        for way in DISTILLED.ways()
+    ]
+    return {"seconds": SECONDS, **yard.settings, "data": yard.name}, rows, yard.floor
+
+
+def student_row(
+    way: Distilled, folder: Path, teacher: Path, yard: Yard, step: Row, facts: Facts
+) -> Row:
+    """One way of drawing, of the teacher or the student; seconds are of the student's step."""
+    place = folder.with_name(f"{STUDENT}-{way.key}")
+    draw = partial(way.drawer, folder if way.student else teacher)
+    images = drawn_by(draw, place, yard.count)
+    found = yard.distance(images)
+    facts = facts | {
+        "words": way.words,
+        "distance": round(found.mean, 4),
+        "error": round(found.error, 4),
+        "calls": way.calls,
+    }
+    return Row(way.key, step.seconds, DISTILLED.batch, "images", 0.0, facts)
+
+
+def digits(options: Options) -> tuple[Facts, list[Row], Facts]:
+    """digits_fast on the built-in digits: measured by the mnist features against its data.
+
+    There are 5,000 of them and no test set, so that the reference is what it was trained on, and
+    the floor is that of one half beside the other.
+    """
+    data, network = load("digits"), features_of("mnist")
+    measured = timed(options)
+    step = measured[DIGITS.key]
+    steps = steps_in(SECONDS, step, options)
+    folder = options.runs / DIGITS.key
+    train = partial(DIGITS.train, "digits", folder, steps, step.facts["precision"])
+    wall = once(folder, steps, train)
+    count = 40 if options.quick else IMAGES
+    yard = Yard(
+        data.name, data.class_names, data, network, Moments.of(network(data.images)), count, data
+    )
+    row = judged(DIGITS, folder, yard, measured, {"steps": steps, "wall_s": wall})
+    halves = floor_of_halves(data, network)
+    settings = {**yard.settings, "seconds": SECONDS, "data": data.name}
+    return settings, [row], halves
+
+
+def floor_of_halves(data: ImageData, network: Features) -> Facts:
+    """One half of the images beside the other: half as many as are drawn, so a little too high."""
+    half: Sequence[int] = spread(len(data), len(data) // 2, data.labels)
+    rest = torch.ones(len(data), dtype=torch.bool)
+    rest[half] = False
+    found = frechet_estimate(network(data.images[half]), Moments.of(network(data.images[rest])))
+    return {"floor": round(found.mean, 4), "floor_error": round(found.error, 4)}

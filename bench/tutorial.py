@@ -1,0 +1,159 @@
+"""Source 000's training loop by diffusers alone, on labelled grey images of 28 x 28.
+
+    python -m bench.tutorial DATA FOLDER STEPS BATCH    train; goes on where it was stopped
+
+UNet2DModel 64-128-128-256 with num_class_embeds, DDPMScheduler with the cosine table, AdamW at
+4e-4. What is not the text's, all in the peer's favour: bf16 autocast and the fused optimizer, and
+from diffusers' own tutorial the warm-up and cosine of the rate and the clipping to 1. The network
+halves its input three times, so that images get 2 black pixels on each side, and lose them again.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfumato.data import generator_at, load
+from sfumato.memory import keep_freed
+
+from .peers import diffusers
+
+SIDE, PAD, WARM_UP, SAVE_EVERY = 32, 2, 100, 60.0  # pixels, pixels, steps, seconds
+DPM_STEPS = 10
+STATE = "state.pt"
+
+
+def network(classes: int) -> nn.Module:
+    """The text's UNet2DModel for one channel, told the class."""
+    down, attending = ("DownBlock2D",) * 2, ("AttnDownBlock2D",) * 2
+    model: nn.Module = diffusers().UNet2DModel(
+        sample_size=SIDE,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=(64, 128, 128, 256),
+        down_block_types=(*down, *attending),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        num_class_embeds=classes,
+    )
+    return model
+
+
+def scheduler() -> Any:
+    return diffusers().DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+
+
+class Tutorial:
+    """A training that has begun; each call is one step and returns its loss.
+
+    images: uint8 (N, 1, 28, 28); labels: (N,). steps: that the rate's cosine falls over.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, steps: int, batch: int, seed: int = 0
+    ) -> None:
+        torch.manual_seed(seed)
+        self.images, self.labels, self.batch, self.seed = images, labels, batch, seed
+        self.model, self.scheduler, self.step = network(int(labels.max()) + 1), scheduler(), 0
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=4e-4, fused=True)
+        optimization = diffusers().optimization
+        self.rate = optimization.get_cosine_schedule_with_warmup(self.optimizer, WARM_UP, steps)
+
+    def __call__(self) -> float:
+        clean, labels, noise, times = self.batch_at(self.step)
+        self.optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            noisy = self.scheduler.add_noise(clean, noise, times)
+            predicted = self.model(noisy, times, class_labels=labels, return_dict=False)[0]
+            loss = F.mse_loss(predicted.float(), noise)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.rate.step()
+        self.step += 1
+        return loss.item()
+
+    def batch_at(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(clean in [-1, 1] (B, 1, 32, 32), labels, noise, times): of the seed and step alone."""
+        dice = generator_at(self.seed, "tutorial", step)
+        rows = torch.randint(len(self.images), (self.batch,), generator=dice)
+        clean = F.pad(self.images[rows].float() / 127.5 - 1, (PAD,) * 4, value=-1.0)
+        noise = torch.randn(clean.shape, generator=dice)
+        times = torch.randint(0, 1000, (self.batch,), generator=dice)
+        return clean, self.labels[rows], noise, times
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = {"model": self.model, "optimizer": self.optimizer, "rate": self.rate}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({**state, "step": self.step}, folder / "new.pt")
+        os.replace(folder / "new.pt", folder / STATE)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from what `save` left there; nothing where it left nothing."""
+        if not (folder / STATE).exists():
+            return
+        state = torch.load(folder / STATE, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rate.load_state_dict(state["rate"])
+        self.step = state["step"]
+
+    @staticmethod
+    def saved(folder: Path) -> nn.Module:
+        """The trained network."""
+        weights = torch.load(folder / STATE, weights_only=True)["model"]
+        model = network(len(weights["class_embedding.weight"]))
+        model.load_state_dict(weights)
+        return model.eval()
+
+
+def drawer(model: nn.Module, steps: int) -> Callable[[Sequence[int], Sequence[int]], Tensor]:
+    """(seeds, labels) to uint8 (N, 1, 28, 28) by DPM-Solver++ as diffusers has it.
+
+    lambda_min_clipped: what its documentation asks for with the cosine table.
+    """
+    kind = diffusers().DPMSolverMultistepScheduler
+    solver = kind.from_config(scheduler().config, lambda_min_clipped=-5.1)
+
+    @torch.inference_mode()
+    def drawn(seeds: Sequence[int], labels: Sequence[int]) -> Tensor:
+        x = torch.cat(
+            [torch.randn((1, 1, SIDE, SIDE), generator=generator_at(s, "image")) for s in seeds]
+        )
+        asked = torch.tensor(labels)
+        solver.set_timesteps(steps)
+        for t in solver.timesteps:
+            with torch.autocast("cpu", torch.bfloat16):
+                predicted = model(x, t, class_labels=asked, return_dict=False)[0]
+            x = solver.step(predicted.float(), t, x, return_dict=False)[0]
+        inside = x[:, :, PAD:-PAD, PAD:-PAD]
+        return ((inside.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+    return drawn
+
+
+def main() -> None:
+    data, folder, steps, batch = sys.argv[1:]
+    keep_freed()
+    loaded = load(data)
+    assert loaded.labels is not None
+    training = Tutorial(loaded.images, loaded.labels, int(steps), int(batch))
+    training.restore(Path(folder))
+    saved = time.monotonic()
+    while training.step < int(steps):
+        training()
+        if time.monotonic() - saved > SAVE_EVERY:
+            training.save(Path(folder))
+            saved = time.monotonic()
+    training.save(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
