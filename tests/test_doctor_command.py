@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from html import escape
 from math import prod
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import numpy as np
 import pytest
@@ -12,11 +14,14 @@ import torch
 import test_doctor_faults as faults
 import tiny
 from sfumato import trainer
+from sfumato.arguments import Doctor
+from sfumato.commands.doctor import run_doctor
 from sfumato.data import load
-from sfumato.doctor import look_at_run, verdict
-from sfumato.doctor.before import line_on_run, seconds_planned, warn_before
+from sfumato.doctor import look_at_run, record, verdict
+from sfumato.doctor.before import seconds_planned, warn_before
 from sfumato.doctor.draws import spread_kept
 from sfumato.doctor.plan import planned_steps, share_of_first
+from sfumato.doctor.record import line_on_run
 from sfumato.doctor.words import language
 from sfumato.ema import decay_at
 from sfumato.grids import karras_times, uniform_times
@@ -75,11 +80,53 @@ def test_a_recipe_whose_images_are_elsewhere_is_told_by_its_settings(sfumato):
     assert told["verdict"] == "healthy"
 
 
-def test_a_run_is_judged_by_its_log_and_its_drawings(tmp_path):
-    folder = tiny.train_in(tmp_path / "run", tiny.run(steps=6, previews=1), tiny.images())
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of six steps, for looking only."""
+    folder = tmp_path_factory.mktemp("doctor") / "run"
+    return tiny.train_in(folder, tiny.run(steps=6, previews=1), tiny.images())
+
+
+def test_a_run_is_judged_by_its_log_and_its_drawings(trained):
+    folder = trained
     codes = {finding.code for finding in look_at_run(str(folder))}
     assert {"data-gone", "ema-young"} <= codes  # its images were never on a disk
-    assert "ema-young" in line_on_run(folder)
+    assert "[flip-letters]" in line_on_run(folder)
+
+
+def test_training_leaves_the_verdict_where_the_page_and_the_last_line_read_it(trained):
+    folder = trained
+    told = json.loads((folder / "doctor.json").read_text("utf-8"))
+    codes = {finding["code"] for finding in told["findings"]}
+    assert (told["verdict"], "data-gone" in codes) == ("wrong", False)  # its images were at hand
+    page = (folder / "index.html").read_text("utf-8")
+    assert all(escape(finding["seen"]) in page for finding in told["findings"])
+    assert told["findings"][0]["seen"] in line_on_run(folder)
+
+
+def test_doctor_run_writes_the_same_file_anew_and_a_locked_folder_is_no_failure(
+    sfumato, tmp_path, trained, capsys, monkeypatch
+):
+    folder = tmp_path / "run"
+    copytree(trained, folder, ignore=ignore_patterns("doctor.json", "index.html"))
+    printed = json.loads(sfumato("doctor", "run", "--json"))
+    left = json.loads((folder / "doctor.json").read_text("utf-8"))
+    assert left["findings"] == printed["findings"]
+    assert left["findings"][0]["seen"] in (folder / "index.html").read_text("utf-8")
+
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(record, "write_file", refuse)
+    run_doctor(Doctor("run"))
+    assert "does not show this: " in capsys.readouterr().err
+
+
+def test_a_doctor_that_cannot_look_does_not_fail_the_training(tmp_path):
+    warned: list[str] = []
+    record.look_and_leave(tmp_path, tiny.images(), torch.device("cpu"), warned.append)
+    assert "could not look at the run" in warned[0]
+    assert line_on_run(tmp_path) == f"nothing; ask it: sfumato doctor {tmp_path}"
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """From a plan to a folder with a trained model in it."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from .data.changes import changes, index, index_text, read_index
 from .data.quarantine import as_text
 from .distributed import Follower, Group, Training
 from .doctor.before import warn_before
+from .doctor.record import look_and_leave
 from .folder import (
     DataCard,
     append_metrics,
@@ -31,7 +31,7 @@ from .locking import sole_writer
 from .peers import Peers
 from .pictures import data_preview, save_png
 from .planning import check_same
-from .prefetching import prefetched
+from .prefetching import source_for
 from .preflight import check_disk, forecast, rehearse, settle_memory
 from .recipes.own_images import reasons
 from .session import Session, steps_of
@@ -305,10 +305,9 @@ class Trainer:
         self, state: TrainState, task: Task, hooks: Hooks, folder: Path, warn: Say
     ) -> TrainState:
         """Train; the state to look at afterwards, which process 0 has whole."""
-        config, on_cpu = self.run.train, self.device.type == "cpu"
+        config = self.run.train
         joined = join(self.peers, Training(state, task.loss, hooks, config, folder, warn))
-        source = nullcontext(task.batches()) if on_cpu else prefetched(task.batches())
-        with source as batch_at:
+        with source_for(self.device, task.batches()) as batch_at:
             told, peers = task.remember, self.peers
             train(state, joined.loss, batch_at, config, joined.hooks, remember=told, peers=peers)
         return joined.viewed(state)
@@ -354,7 +353,7 @@ class Trainer:
             say(line)
 
     def _last_look(self, state: TrainState, session: Session, tested: bool) -> None:
-        """samples.png, the loss on the test images, loss.png and the page."""
+        """samples.png, the loss on the test images, loss.png, doctor.json and the page."""
         session.reporter.say("drawing the last samples ...")
         shown = session.task.show(state.average, quick=self.trial)
         if shown is not None:
@@ -363,6 +362,8 @@ class Trainer:
             self._test(state, session)
         session.draw_losses(state)
         self._film(session)
+        if not self.trial:
+            look_and_leave(session.folder, self.data, self.device, session.reporter.warn)
         _write_page(session.folder)
 
     def _film(self, session: Session) -> None:

@@ -3,7 +3,7 @@
 from ..arguments import Demo, Sample, Train
 from ..console import Reporter
 from ..devices import pick_device
-from ..doctor.before import line_on_run
+from ..doctor.record import line_on_run
 from ..loading import load_run
 from ..page import write_page
 from ..planning import plan

@@ -1,6 +1,5 @@
 """sfumato doctor: what would ruin a run on these images or settings, or where a run stands."""
 
-import json
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -8,49 +7,70 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..arguments import Doctor
+from ..config import AnyRun
 from ..console import WIDTH
 from ..devices import pick_device
-from ..doctor import Finding, look_at_data, look_at_plan, look_at_run, verdict
+from ..doctor import Finding, look_at_data, look_at_plan, look_at_run, record, verdict
 from ..doctor.finding import RISK, WRONG
 from ..doctor.machine import this_machine
 from ..doctor.words import HEALTHY, SEVERITIES, language, said
 from ..folder import find
 from ..kinds import loads
+from ..page import write_page
 from ..recipes import recipe_at
 
 
 def run_doctor(args: Doctor) -> None:
-    """Look, tell, and exit with 1 where something is wrong."""
-    findings, lang = looked_at(args), language(args.lang)
-    print(as_json(args.thing, findings, lang) if args.json else as_text(args.thing, findings, lang))
+    """Look, tell, leave it on a run's page, and exit with 1 where something is wrong."""
+    config, lang = settings_at(args.thing), language(args.lang)
+    folder = run_at(args.thing) if config is None else None
+    findings = looked_at(args, config, folder)
+    if args.json:
+        print(record.as_text(record.record_of(args.thing, findings, lang)))
+    else:
+        print(as_text(args.thing, findings, lang))
+    if folder is not None:
+        leave(folder, findings, lang)
     if verdict(findings) == WRONG:
         sys.exit(1)
 
 
-def looked_at(args: Doctor) -> list[Finding]:
-    """The findings on a run, a recipe or run.json, or images: by what is at the name."""
+def looked_at(args: Doctor, config: AnyRun | None, folder: Path | None) -> list[Finding]:
+    """The findings on settings, on a run in its folder, or on images."""
     device = pick_device(args.device)
-    path = Path(args.thing)
-    config = None
-    if path.suffix == ".json" and path.is_file():
-        config = loads(path.read_bytes(), path)
-    elif not path.exists() and (recipe := recipe_at(args.thing)) is not None:
-        config = recipe()
     if config is not None:
         if args.data is not None:
             config = replace(config, data=replace(config.data, source=args.data))
         return look_at_plan(config, this_machine(device))
-    if is_run(args.thing):
-        return look_at_run(args.thing, this_machine(device, find(args.thing)))
+    if folder is not None:
+        return look_at_run(str(folder), this_machine(device, folder))
     return look_at_data(args.thing)
 
 
-def is_run(name: str) -> bool:
+def settings_at(name: str) -> AnyRun | None:
+    """Those of a recipe, of FILE.py:FUNCTION or of a run.json; None where it names none."""
+    path = Path(name)
+    if path.suffix == ".json" and path.is_file():
+        return loads(path.read_bytes(), path)
+    recipe = None if path.exists() else recipe_at(name)
+    return None if recipe is None else recipe()
+
+
+def run_at(name: str) -> Path | None:
+    """The folder of the run of this name; None where there is none."""
     try:
-        find(name)
+        return find(name)
     except FileNotFoundError:
-        return False
-    return True
+        return None
+
+
+def leave(folder: Path, findings: Sequence[Finding], lang: str) -> None:
+    """doctor.json and the run's page; a folder that takes no file is no reason to fail."""
+    try:
+        record.leave(folder, findings, lang)
+        write_page(folder)
+    except (OSError, ValueError) as error:
+        print(f"The run's page does not show this: {error}", file=sys.stderr)
 
 
 def as_text(thing: str, findings: Sequence[Finding], lang: str) -> str:
@@ -82,17 +102,3 @@ def line_of_verdict(thing: str, findings: Sequence[Finding], lang: str) -> str:
     ]
     told = f" ({', '.join(counts)})" if counts else ""
     return f"{thing}: {HEALTHY[lang][verdict(findings)]}{told}"
-
-
-def as_json(thing: str, findings: Sequence[Finding], lang: str) -> str:
-    told = [
-        {
-            "code": finding.code,
-            "severity": finding.severity,
-            "facts": dict(finding.facts),
-            **vars(said(finding, lang)),
-        }
-        for finding in findings
-    ]
-    whole = {"thing": thing, "verdict": verdict(findings), "findings": told}
-    return json.dumps(whole, indent=1, ensure_ascii=False)

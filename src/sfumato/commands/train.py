@@ -15,6 +15,7 @@ from ..console import Reporter, reading
 from ..data import ImageData
 from ..devices import pick_device
 from ..distributed import Group, number_of_process, own_device, peers_of
+from ..doctor.record import line_on_run
 from ..folder import find
 from ..heartbeats import GONE
 from ..peers import LostPeerError, ToldError
@@ -63,13 +64,21 @@ def trained(args: Train, device: torch.device) -> int:
             if isinstance(peers, Group) and peers.rank:
                 trainer.follow(peers)
             else:
-                trainer.start(resume_folder(args, run.name) if args.resume else None, args.out)
+                old = resume_folder(args, run.name) if args.resume else None
+                tell(*trainer.start(old, args.out), args.quiet)
     except LostPeerError as error:
         print(f"sfumato: {error}", file=sys.stderr)
         return GONE
     except ToldError as error:
         return NOT_FINITE if isinstance(error.__cause__, FloatingPointError) else 1
     return trainer.code
+
+
+def tell(folder: Path, finished: bool, quiet: bool) -> None:
+    """The doctor's verdict on a run that has ended."""
+    if finished:
+        with Reporter(folder / "log.txt", quiet=quiet) as reporter:
+            reporter.say(f"The doctor says of it: {line_on_run(folder)}")
 
 
 def after_restart(args: Train, count: str) -> Train:

@@ -1,4 +1,4 @@
-"""What other commands show of the doctor: warnings before a long run, and a verdict in a line."""
+"""What training shows of the doctor before it begins: warnings, where it will take a while."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,9 @@ import torch
 
 from ..config import AnyRun
 from ..data import ImageData
-from .checks import before_training, look_at_run
-from .finding import NOTE, verdict
+from .checks import before_training
 from .plan import planned_steps
-from .words import HEALTHY, in_a_line, language
+from .words import in_a_line, language
 
 LONG = 60.0  # seconds: a shorter run tells more by itself
 
@@ -37,11 +36,3 @@ def warn_before(
     for finding in before_training(config, data, a_step, device, folder):
         warn(in_a_line(finding, lang))
 
-
-def line_on_run(folder: Path) -> str:
-    """The verdict on a run's folder, with what was found to be wrong or to stand out."""
-    lang = language(None)
-    findings = look_at_run(str(folder))
-    told = [in_a_line(f, lang) for f in findings if f.severity != NOTE][:2]
-    stands = [in_a_line(f, lang) for f in findings if f.severity == NOTE][:1]
-    return " ".join([f"{HEALTHY[lang][verdict(findings)]}.", *told, *stands])

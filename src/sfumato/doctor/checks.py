@@ -75,15 +75,21 @@ def before_training(
     return sorted_by_severity(f for f in findings if f.code not in NO_RUN and f.severity != NOTE)
 
 
-def look_at_run(name: str, machine: Machine | None = None) -> list[Finding]:
-    """A run's folder: its settings, its log, and its last drawings beside its images."""
+def look_at_run(
+    name: str, machine: Machine | None = None, data: ImageData | None = None
+) -> list[Finding]:
+    """A run's folder: its settings, its log, and its last drawings beside its images.
+
+    data: the images of the run, where they are at hand; else they are read again.
+    """
     folder = find(name)
     config, card, rows = read_run(folder), read_card(folder), read_metrics(folder)
     findings = [*of_settings(config), *run.check_log(config, rows)]
     findings += of_average(config, rows)
     try:
-        data = data_of(config, card)
-        check_same_images(card, data)
+        if data is None:
+            data = data_of(config, card)
+            check_same_images(card, data)
     except REFUSED as error:
         findings.append(found("data-gone", NOTE, error=str(error)))
         return sorted_by_severity(findings)
