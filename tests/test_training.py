@@ -8,7 +8,7 @@ import torch
 
 from sfumato import checkpoint, ema
 from sfumato.assembly import batches, by_level, held_out_batch, level_log_snr, loss_of
-from sfumato.prefetching import prefetched
+from sfumato.prefetching import LARGE, prefetched, source_for
 from sfumato.schedules import Constant, CosineDecay, LinearDecay
 from sfumato.train_config import previews_due
 from sfumato.training import (
@@ -29,10 +29,17 @@ def trained(config, stop_at=None, state=None):
     return state, hooks
 
 
+@pytest.fixture(scope="module")
+def never_stopped():
+    """run() to its end: flips, label dropping, dropout, accumulation, warm-up, decay, average."""
+    return trained(run())
+
+
 @pytest.mark.parametrize("stop_at", [0, 1, 7, 13, 19])
-def test_a_run_that_stops_anywhere_and_goes_on_is_the_run_that_never_did(tmp_path, stop_at):
-    config = run()  # flips, label dropping, dropout, accumulation, warm-up, decay, average
-    whole, hooks = trained(config)
+def test_a_run_that_stops_anywhere_and_goes_on_is_the_run_that_never_did(
+    tmp_path, stop_at, never_stopped
+):
+    config, (whole, hooks) = run(), never_stopped
     stopped, _ = trained(config, stop_at)
     assert stopped.step == stop_at
     checkpoint.write(tmp_path, stopped, keep=2)
@@ -47,22 +54,25 @@ def test_a_run_that_stops_anywhere_and_goes_on_is_the_run_that_never_did(tmp_pat
     assert [row["loss"] for row in rest.rows] == [row["loss"] for row in hooks.rows][stop_at:]
 
 
-def test_a_different_seed_is_a_different_run():
-    assert not same(trained(run())[0], trained(run(seed=1))[0])
+def test_the_same_seed_is_the_same_run_and_a_different_one_another():
+    first, again, other = (trained(run(steps=3, seed=seed))[0] for seed in (0, 0, 1))
+    assert same(first, again)
+    assert not same(first, other)
 
 
-def test_what_previews_draw_does_not_change_the_training():
+def test_what_previews_draw_does_not_change_the_training(never_stopped):
     class Disturbing(Hooks):
         def preview(self, state):
+            super().preview(state)
             torch.manual_seed(123)
             torch.randn(1000)
             state.model.eval()  # as 001:373 and 002:360 leave it: no dropout from here on
 
-    config = run()
-    quiet = trained(config)[0]
-    state, loss, batch_at, settings = parts(config)
-    train(state, loss, batch_at, settings, Disturbing())
-    assert same(state, quiet)
+    state, loss, batch_at, settings = parts(run())
+    hooks = Disturbing()
+    train(state, loss, batch_at, settings, hooks)
+    assert len(hooks.previews) > 2
+    assert same(state, never_stopped[0])
 
 
 def test_parts_of_a_batch_add_up_to_its_gradient():
@@ -249,6 +259,22 @@ def test_prefetched_batches_are_the_same_in_any_order():
             found, wanted = ahead(step), batch_at(step)
             assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert sorted(made) == [0, 1, 2, 3, 3, 4, 9, 10, 11]  # none twice but 3, once too early
+
+
+def test_only_large_batches_of_a_cpu_are_made_ahead_and_by_one_thread_of_the_system():
+    threads, seen = torch.get_num_threads(), []
+
+    def batch_at(step):
+        seen.append((step, torch.get_num_threads()))
+        return {"x": torch.zeros(LARGE - 1 + step % 2)}
+
+    with source_for(CPU, batch_at) as source:
+        source(0)  # small: none is made beside it
+        assert seen == [(0, threads)]
+        source(1)
+        source(2)
+    assert seen == [(0, threads), (1, threads), (2, 1)]
+    assert torch.get_num_threads() == threads
 
 
 def test_an_error_in_a_prefetched_batch_is_not_lost():

@@ -1,27 +1,48 @@
-"""Batches made beside training, where a GPU trains and the CPU throws the dice."""
+"""Batches made beside training: while one is trained on, a thread makes the next."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
+import torch
+
 from .training import Batch
+
+LARGE = 2**18  # numbers in a batch: noise for fewer takes less than handing it over is worth
 
 
 @contextmanager
-def prefetched(batch_at: Callable[[int], Batch]) -> Iterator[Callable[[int], Batch]]:
+def prefetched(
+    batch_at: Callable[[int], Batch], least: int = 0
+) -> Iterator[Callable[[int], Batch]]:
     """batch_at with the next batch made in a thread while this one is trained on.
 
-    The batches are the same, since each is a function of its step. Worth it where a GPU trains and
-    the CPU throws the dice; on a CPU alone the two would only take turns.
+    The batches are the same, since each is a function of its step. Those of fewer than `least`
+    numbers are made when they are asked for: see source_for.
     """
-    with ThreadPoolExecutor(1) as pool:
+    torch.get_num_threads()  # settles this thread's own number before the other is given one
+    # A team of threads of its own would wait, spinning, on the cores that the training step is on:
+    # with it a step on two cores took 1.3 times as long (experiments/LOG.md).
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         ahead: dict[int, Future[Batch]] = {}
 
         def next_batch(step: int) -> Batch:
-            made = ahead.pop(step, None) or pool.submit(batch_at, step)
-            batch = made.result()
+            made = ahead.pop(step, None)
+            batch = batch_at(step) if made is None else made.result()
             ahead.clear()
-            ahead[step + 1] = pool.submit(batch_at, step + 1)
+            if sum(values.numel() for values in batch.values()) >= least:
+                ahead[step + 1] = pool.submit(batch_at, step + 1)
             return batch
 
         yield next_batch
+
+
+@contextmanager
+def source_for(
+    device: torch.device, batch_at: Callable[[int], Batch]
+) -> Iterator[Callable[[int], Batch]]:
+    """batch_at as training on the device asks it: ahead of time on a GPU, and where a CPU's batches
+    are LARGE, since a step leaves a core idle now and then, which the dice can have."""
+    least = LARGE if device.type == "cpu" else 0
+    with prefetched(batch_at, least) as source:
+        yield source

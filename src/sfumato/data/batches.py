@@ -56,4 +56,5 @@ def flip_mask(batch_size: int, generator: torch.Generator) -> Tensor:
 
 def flip(images: Tensor, mask: Tensor) -> Tensor:
     """(B, C, H, W) of any dtype, mirrored left to right where `mask` (B,) is true."""
-    return torch.where(mask.to(images.device)[:, None, None, None], images.flip(-1), images)
+    rows = mask.cpu().nonzero()[:, 0].to(images.device)
+    return images.index_copy(0, rows, images.index_select(0, rows).flip(-1))
