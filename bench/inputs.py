@@ -3,26 +3,29 @@
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from PIL import Image
 
 from sfumato.arguments import Train
 from sfumato.planning import plan
-from sfumato.training import take_step
+from sfumato.prefetching import source_for
+from sfumato.training import Batch, take_step
 
 from .commands import finished
 from .machine import ROOT
 from .options import Options, chosen, keep, say
 from .ours import Ours
 from .results import Row
-from .rounds import Facts
+from .rounds import Facts, Runner, in_turn
 
-ROUNDS, MANY = 30, 50_000
+ROUNDS, REPEATS, MANY = 15, 4, 50_000
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "catsdogs128-train.tar"
 
 
@@ -54,7 +57,7 @@ def photographs(folder: Path, quick: bool) -> tuple[Path, str]:
 
 
 def folder_of_jpegs(options: Options) -> tuple[Facts, list[Row], Facts]:
-    """Each round one training step: the time until its batch is there, and the time after that."""
+    """Training steps in turn: on one batch that is there, and on batches as they come."""
     rounds = options.rounds or ROUNDS
     with TemporaryDirectory() as name:
         folder, words = photographs(Path(name), options.quick)
@@ -64,23 +67,46 @@ def folder_of_jpegs(options: Options) -> tuple[Facts, list[Row], Facts]:
         run, data = plan(replace(wanted, settings=settings))
         read = time.perf_counter() - begun
         step = Ours(run, data)  # type: ignore[arg-type]
-    step()
-    waited, worked = [], []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        batch = step.batch_at(step.state.step)
-        there = time.perf_counter()
-        take_step(step.state, step.task.loss, batch, step.config)
-        waited.append(there - begun)
-        worked.append(time.perf_counter() - there)
     size = step.config.batch
-    rows = [
-        Row("waiting for the batch", tuple(waited), size, "images"),
-        Row("working on it", tuple(worked), size, "images"),
-    ]
-    share = sum(waited) / (sum(waited) + sum(worked))
-    more = {"waiting_share": share, "reading_seconds": read, "images": len(data)}
-    return {"rounds": rounds, "words": words, "batch": size}, rows, more
+    waits: list[list[float]] = [[]]  # of each turn, its first step not timed
+    with source_for(torch.device("cpu"), step.batch_at) as source:
+        there = source(0)
+
+        def ready(_: int) -> Batch:
+            return there
+
+        def waited(at: int) -> Batch:
+            begun = time.perf_counter()
+            batch = source(at)
+            waits[-1].append(time.perf_counter() - begun)
+            return batch
+
+        def turn() -> None:
+            waits.append([])
+
+        ways = {
+            "a batch that is there already": ready,
+            "batches as sfumato train makes them": waited,
+            "each made when it is asked for": step.batch_at,
+        }
+        runners = [Runner(name, partial(stepped, step, way), turn) for name, way in ways.items()]
+        seconds = in_turn(runners, rounds, repeats=REPEATS)
+    rows = [Row(name, s, size * REPEATS, "images") for name, s in seconds.items()]
+    waiting = sum(sum(turn[1:]) for turn in waits[1:])
+    base, made = rows[:2]
+    more = {
+        "waiting_share": waiting / sum(made.seconds),
+        "slower_than_ready": 1 / made.speedup_over(base) - 1,
+        "reading_seconds": read,
+        "images": len(data),
+    }
+    settings = {"rounds": rounds, "steps_a_round": REPEATS, "words": words, "batch": size}
+    return settings, rows, more
+
+
+def stepped(step: Ours, batch_at: Callable[[int], Batch]) -> None:
+    """A training step on the batch that batch_at has for it."""
+    take_step(step.state, step.task.loss, batch_at(step.state.step), step.config)
 
 
 def cold_start(options: Options) -> tuple[Facts, list[Row], Facts]:

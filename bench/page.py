@@ -45,7 +45,8 @@ INTRO = {
     "yardstick of chance. The last fifth's mean loss, compared with fp32's.",
     "profile": "Milliseconds of a step by kind of work, by torch.profiler; layouts inside "
     "convolutions and products are what oneDNN calls reorders.",
-    "input": "Waiting is the time until a step's batch is there, as a share of the whole.",
+    "input": "Waiting is the time until a step's batch is there, as a share of the whole. "
+    "A thread gathers and mirrors its images and draws its noise, beside the step before it.",
     "sampling": "Class-conditional images by one process; solver and guidance as the run has them.",
     "startup": "From typing the command. `import torch` stands beside it: nothing here can be "
     "faster.",
@@ -206,9 +207,12 @@ def of_input(found: Everything) -> str:
         part = parts["folder"]
         words, more = part.settings["words"], part.more
         pieces.append(
-            f"Training on {words}: **{more['waiting_share']:.1%}** of the time is spent waiting; "
-            f"reading all of them at the start took {more['reading_seconds']:.1f} s.\n\n"
-            + seconds_table(part, f"batch {part.settings['batch']}")
+            f"Training on {words}: **{more['waiting_share']:.2%}** of the time is spent waiting, "
+            f"and steps take {more['slower_than_ready']:.1%} longer than on a batch that is there "
+            f"already; reading all of them at the start took {more['reading_seconds']:.1f} s.\n\n"
+            + seconds_table(
+                part, f"{part.settings['steps_a_round']} steps of {part.settings['batch']} images"
+            )
             + again(part)
         )
     if "cold" in parts:
