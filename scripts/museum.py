@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,12 @@ from torch import Tensor
 import sfumato as sf
 
 sys.path.insert(0, str(Path(__file__).parent))
+import museum_faults as faults
+from museum_doctor import told
 from museum_words import WORDS, page
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS, SHOWN, SPREAD = 50, 8, 0.05
+STEPS, SHOWN, SPREAD = faults.STEPS, 8, 0.05
 DDPM = sf.LinearBetas(1000)
 STEP_BACK = sf.Ancestral()
 
@@ -54,10 +55,6 @@ def dice() -> Callable[[Tensor], Tensor]:
 def drawn(denoiser: Any, solver: Any = STEP_BACK, **more: Any) -> Tensor:
     times = sf.uniform_times(denoiser.process, STEPS)
     return sf.sample(denoiser, start(), times, solver, **{"randn_like": dice(), **more})
-
-
-def noised(alpha: float, sigma: float) -> Tensor:
-    return alpha * digits()[:SHOWN] + sigma * start()
 
 
 @cache
@@ -120,108 +117,60 @@ def noise_left(x: Tensor) -> float:
 
 
 def clamped_x() -> Tensor:
-    return drawn(Normal(*moments()), project=lambda x, t: x.clamp(-1, 1))
+    return drawn(Normal(*moments()), faults.ClampedX())
 
 
 def one_step() -> Tensor:
-    times = sf.uniform_times(DDPM, STEPS)[:2]
+    times = faults.FirstStepOnly()(DDPM, STEPS)
     return sf.sample(exact(), start(), times, sf.Ancestral(), randn_like=dice())
 
 
 def noise_at_the_end() -> Tensor:
-    times = sf.uniform_times(DDPM, STEPS)
-    beta = DDPM.transition(times[-1], times[-2])[1]
-    return drawn(exact()) + beta.sqrt().float() * dice()(start())
+    return drawn(exact(), faults.NoisyEnd())
 
 
 def mean_only() -> Tensor:
-    return drawn(exact(), randn_like=torch.zeros_like)
-
-
-def short_process() -> Any:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says what the exhibit shows
-        return sf.LinearBetas(300, rescaled=False)
+    return drawn(exact(), faults.MeanOnly())
 
 
 def unscaled_betas() -> Tensor:
-    return drawn(Normal(*moments(), short_process()), sf.DDIM())
+    return drawn(Normal(*moments(), faults.short()), sf.DDIM())
+
+
+def diffused(process: Any, t: float) -> Tensor:
+    return process.diffuse(digits()[:SHOWN], torch.tensor([t]).double(), start())
 
 
 def alpha_for_its_product() -> Tensor:
-    beta = DDPM.betas()[499].item()
-    return noised((1 - beta) ** 0.5, beta**0.5)
+    return diffused(faults.AlphaForItsProduct(1000), 0.5)
 
 
 def half_way() -> Tensor:
-    t = torch.tensor(0.5)
-    return noised(DDPM.alpha(t).item(), DDPM.sigma(t).item())
+    return diffused(DDPM, 0.5)
 
 
 def one_noise_for_all_steps() -> Tensor:
-    """Two hundred steps with the same eps in each: deviations add, where variances should."""
-    x = digits()[:SHOWN]
-    for beta in DDPM.betas()[:200].tolist():
-        x = (1 - beta) ** 0.5 * x + beta**0.5 * start()
-    return x
+    return diffused(faults.OneNoise(1000), 0.2)
 
 
 def a_fifth_of_the_way() -> Tensor:
-    t = torch.tensor(0.2)
-    return noised(DDPM.alpha(t).item(), DDPM.sigma(t).item())
+    return diffused(DDPM, 0.2)
 
 
 def root_of_the_product() -> Tensor:
-    """alpha_bar taken to be its own root: too little noise at every step."""
-    bar = DDPM.alpha(torch.tensor(0.5)).item()
-    return noised(bar**0.5, (1 - bar) ** 0.5)
-
-
-def walked(step: Callable[[Any, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """Down STEPS times from the start by step(prediction, x, t, s)."""
-    times, x = sf.uniform_times(DDPM, STEPS), start()
-    for t, s in pairwise(times):
-        x = step(exact()(x, t), x, t, s).float()
-    return x
+    return diffused(faults.RootOfTheProduct(1000), 0.5)
 
 
 def divided_by_the_product() -> Tensor:
-    """The mean from the noise, over sqrt(alpha_bar) where sqrt(alpha) belongs."""
-    noise = dice()
-
-    def step(p: Any, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        beta = DDPM.transition(s, t)[1]
-        mean = (x - beta / DDPM.sigma(t) * p.eps) / DDPM.alpha(t)
-        return (mean if s == 0 else mean + beta.sqrt() * noise(x)).clamp(-1e4, 1e4)
-
-    return walked(step)
+    return drawn(exact(), faults.DividedByTheProduct())
 
 
 def printed_variance() -> Tensor:
-    """1 - alpha where 1 - alpha_bar belongs, in the mean's weight of the noise."""
-    noise = dice()
-
-    def step(p: Any, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        scale, beta = DDPM.transition(s, t)
-        mean = (x - beta / beta.sqrt() * p.eps) / scale
-        return mean if s == 0 else mean + beta.sqrt() * noise(x)
-
-    return walked(step)
+    return drawn(exact(), faults.PrintedVariance())
 
 
 def log_left_out() -> Tensor:
-    """exp(v log beta + (1 - v) beta tilde) at v = 1/2: about the root of beta."""
-    noise = dice()
-
-    def step(p: Any, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        mean, small = DDPM.posterior(x, p.x0, t, s)
-        beta = DDPM.transition(s, t)[1]
-        variance = torch.exp(beta.log() / 2 + small / 2)
-        return mean if s == 0 else mean + variance.sqrt() * noise(x)
-
-    return walked(step)
+    return drawn(exact(), faults.LogLeftOut())
 
 
 def zero_to_one() -> Tensor:
@@ -325,6 +274,6 @@ if __name__ == "__main__":
         numbers = [shown.measure(make()) for make in (shown.fault, shown.right)]
         print(f"{shown.name:18} {shown.measure.__name__:10} {numbers[0]:.4f} {numbers[1]:.4f}")
     for language in WORDS:
-        text = page(language, [shown.name for shown in EXHIBITS])
+        text = page(language, [shown.name for shown in EXHIBITS], told)
         name = "museum.md" if language == "en" else "museum.zh-CN.md"
         (ROOT / "docs" / name).write_text(text, "utf-8")

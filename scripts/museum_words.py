@@ -2,6 +2,8 @@
 
 # ruff: noqa: RUF001, E501  (full-width punctuation is right in Chinese, and counts as two)
 
+from collections.abc import Callable
+
 Said = tuple[str, str, str]  # line of docs/sources.md, title, what happens and what is right
 
 ENGLISH: dict[str, Said] = {
@@ -198,6 +200,9 @@ Mistakes of five well-read tutorials, switched on one at a time. Nothing here wa
 one of 200 real digits, or of normal data with the digits' mean and covariance where the first would hide the fault,
 and both rows start from the same noise. So what you see is what the fault does. `python scripts/museum.py` draws
 all of it, and `tests/test_museum.py` measures that each fault moves a number in the direction that is told.
+
+Below each stands what [the doctor](doctor.md) says, asked of the fault itself: the same script puts the process, the
+solver, the network or the images into `sfumato doctor` and prints what comes out.
 """,
     "zh": """# 错误博物馆
 
@@ -206,16 +211,20 @@ all of it, and `tests/test_museum.py` measures that each fault moves a number in
 五篇常见教程里的错误，一次打开一个。这里没有训练任何东西：去噪器是 200 个真实数字的精确去噪器；前者会掩盖错误之处，
 用的是与数字同均值、同协方差的正态数据的精确去噪器。两行从同一份噪声出发，所以你看到的就是错误本身的后果。
 `python scripts/museum.py` 画出全部图片，`tests/test_museum.py` 度量每个错误确实把某个数推向所说的方向。
+
+每个错误下面是[医生](doctor.md)的话：同一个脚本把这个过程、求解器、网络或图像交给 `sfumato doctor`，原样印出它的回答。
 """,
 }
 ROWS = {"en": "Above the fault, below the repair.", "zh": "上面是错误，下面是修正。"}
 
 
-def page(language: str, names: list[str]) -> str:
-    """The whole page: an exhibit after the other."""
+def page(language: str, names: list[str], doctor: Callable[[str, str], str]) -> str:
+    """The whole page: an exhibit after the other. doctor(name, language): its words, Markdown."""
     parts = [INTRODUCTION[language]]
     for number, name in enumerate(names, 1):
         line, title, told = WORDS[language][name]
-        parts.append(f"## {number}. {title} ({line})\n\n{told}\n\n![{name}](museum/{name}.webp)\n")
+        picture = f"![{name}](museum/{name}.webp)"
+        parts.append(f"## {number}. {title} ({line})\n\n{told}\n\n{picture}\n")
+        parts.append(f"{doctor(name, language)}\n")
     parts.insert(1, f"{ROWS[language]}\n")
     return "\n".join(parts)

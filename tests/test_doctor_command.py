@@ -19,9 +19,9 @@ from sfumato.commands.doctor import run_doctor
 from sfumato.data import load
 from sfumato.doctor import look_at_run, record, verdict
 from sfumato.doctor.before import seconds_planned, warn_before
-from sfumato.doctor.draws import spread_kept
 from sfumato.doctor.plan import planned_steps, share_of_first
 from sfumato.doctor.record import line_on_run
+from sfumato.doctor.solver import drawn_by
 from sfumato.doctor.words import language
 from sfumato.ema import decay_at
 from sfumato.grids import karras_times, uniform_times
@@ -84,7 +84,9 @@ def test_a_recipe_whose_images_are_elsewhere_is_told_by_its_settings(sfumato):
 def trained(tmp_path_factory):
     """A run of six steps, for looking only."""
     folder = tmp_path_factory.mktemp("doctor") / "run"
-    return tiny.train_in(folder, tiny.run(steps=6, previews=1), tiny.images())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sfumato.trainer.look_and_leave", record.look_and_leave)
+        return tiny.train_in(folder, tiny.run(steps=6, previews=1), tiny.images())
 
 
 def test_a_run_is_judged_by_its_log_and_its_drawings(trained):
@@ -179,8 +181,8 @@ def test_the_share_of_the_first_steps_is_the_product_of_the_decays():
 
 def test_a_fine_grid_keeps_the_spread_and_one_step_keeps_none():
     process = Karras()
-    assert spread_kept(process, Heun(), karras_times(process, 60)) == pytest.approx(1, abs=0.1)
-    assert spread_kept(process, DDIM(), uniform_times(process, 1)) < 0.02
+    assert drawn_by(process, Heun(), karras_times(process, 60)).kept == pytest.approx(1, abs=0.1)
+    assert drawn_by(process, DDIM(), uniform_times(process, 1)).kept < 0.02
 
 
 def test_lang_speaks_chinese(monkeypatch):

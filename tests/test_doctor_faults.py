@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import planted_museum
 from sfumato.config import AnyRun
 from sfumato.data import ImageData, load
 from sfumato.doctor import Finding, Machine, look_at_data
@@ -310,6 +311,7 @@ PLANTED = [
     drawn("grainy", "noise of 25 levels left", grain),
     drawn("one-image", "one picture 64 times", lambda images: images[:1].expand(64, -1, -1, -1)),
 ]
+PLANTED += planted_museum.of(Planted)
 CODES = {plant.code for plant in PLANTED}
 
 

@@ -2,13 +2,17 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
+from sfumato.solvers import Ancestral
+
 ROOT = Path(__file__).parents[1]
 MUSEUM = runpy.run_path(str(ROOT / "scripts" / "museum.py"))
 EXHIBITS = MUSEUM["EXHIBITS"]
+DOCTOR = sys.modules["museum_doctor"]
 PAGES = {"en": "museum.md", "zh": "museum.zh-CN.md"}
 
 
@@ -31,7 +35,42 @@ def test_there_are_fifteen_and_each_has_its_words_and_picture():
 @pytest.mark.parametrize("language", PAGES)
 def test_the_page_is_what_the_script_writes(language):
     text = (ROOT / "docs" / PAGES[language]).read_text("utf-8")
-    assert text == MUSEUM["page"](language, [exhibit.name for exhibit in EXHIBITS])
+    assert text == MUSEUM["page"](language, [exhibit.name for exhibit in EXHIBITS], MUSEUM["told"])
+
+
+FOUND = {
+    "clamped": {"x-clamped"},
+    "one-step": {"grid-unfinished"},
+    "noise-at-the-end": {"solver-noise"},
+    "mean-only": {"solver-inconsistent"},
+    "t300": {"signal-left"},
+    "alpha": {"diffuse-off"},
+    "one-noise": {"diffuse-off"},
+    "root": {"diffuse-off"},
+    "divided": {"solver-explodes"},
+    "variance": {"solver-inconsistent"},
+    "log": {"solver-inconsistent"},
+    "zero-to-one": {"range-01"},
+    "twice": {"range-31"},
+    "own-range": {"tint", "pale"},
+    "no-time": {"level-untold"},
+    "rotated": {"turned-copies"},
+}
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)
+def test_the_doctor_finds_the_fault_and_nothing_else(exhibit):
+    told = [f.code for f in DOCTOR.findings_of(exhibit.name) if f.severity != "note"]
+    assert set(told) == FOUND[exhibit.name]
+
+
+def test_the_doctor_sees_nothing_in_what_is_repaired_or_stretched_after_drawing():
+    assert DOCTOR.on_run(repaired) == ()
+    assert DOCTOR.of_own_range(stretched=True) == ()
+
+
+def repaired():
+    return DOCTOR.faults.sampled(Ancestral())
 
 
 def test_the_lines_are_those_of_the_page_of_sources():

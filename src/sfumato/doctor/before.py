@@ -35,4 +35,3 @@ def warn_before(
     lang = language(None)
     for finding in before_training(config, data, a_step, device, folder):
         warn(in_a_line(finding, lang))
-

@@ -15,7 +15,7 @@ from ..data import ImageData, Tolerance, fingerprint, load
 from ..folder import DataCard, read_card, read_metrics
 from ..interop.fitting import skeleton
 from ..kinds import read_run
-from ..networks.describe import flops
+from ..networks.describe import asked, flops
 from ..parameterization import EDMPreconditioning
 from ..places import find
 from ..planning import data_of, load_data
@@ -143,6 +143,8 @@ def of_images(config: AnyRun, data: ImageData) -> Iterator[Finding]:
         told = bool(config.network.classes) or config.text is not None
         yield from draws.check_guidance(config, told)
         yield from plan.check_width(config, config.codec.channels(data.channels))
+        shape, context = latent_shape(config, data), context_of(config)
+        yield from plan.check_told(config, shape, asked(config.network.classes, context))
         if isinstance(config.parameterization, EDMPreconditioning):
             measured = config.codec.deviation(data.images)
             yield from images.check_sigma_data(config.parameterization.sigma_data, measured)
@@ -177,15 +179,22 @@ def weights_of(config: AnyRun) -> int:
     return sum(value.numel() for value in skeleton(config.network.build, "the network").values())
 
 
-def forward(config: Run, data: ImageData) -> int:
-    """FLOPs of one image, whose codec may have made it smaller."""
+def latent_shape(config: Run, data: ImageData) -> tuple[int, int, int]:
+    """(C, H, W) of what the network sees: the codec may have made the images smaller."""
     f = getattr(config.codec, "f", 1)
-    channels = config.codec.channels(data.channels)
-    shape = (channels, -(-data.size[0] // f), -(-data.size[1] // f))
-    context = getattr(config.network, "context", 0) if config.text else 0
+    return config.codec.channels(data.channels), -(-data.size[0] // f), -(-data.size[1] // f)
+
+
+def context_of(config: Run) -> int:
+    """Features of a caption's tokens; 0 without captions."""
+    return getattr(config.network, "context", 0) if config.text else 0
+
+
+def forward(config: Run, data: ImageData) -> int:
+    """FLOPs of one image."""
     with torch.device("meta"):
         network = config.network.build()
-    return flops(network, shape, config.network.classes, context)
+    return flops(network, latent_shape(config, data), config.network.classes, context_of(config))
 
 
 def of_average(config: AnyRun, rows: list[dict[str, Any]]) -> Iterator[Finding]:

@@ -85,6 +85,11 @@ CHINESE: dict[str, tuple[str, str, str]] = {
         "它们被跳过；太多则说明下载不完整。",
         "重新下载；sfumato info DATA 列出它们。",
     ),
+    "turned-copies": (
+        "看过的图像中 {share:.0%} 是别的图像转 90 或 180 度的副本。",
+        "模型画它见过的东西：横躺和倒立的图。对天空和细胞是对的，对数字和人脸是错的。",
+        "除非这些图像本来不分上下，否则把副本删掉：sfumato train DATA。",
+    ),
     "rare-class": (
         "类别 {name} 有 {least:,} 张，最大的类别有 {most:,} 张。",
         "很少见到的类别画不好，会像别的类别。",
@@ -138,8 +143,10 @@ CHINESE: dict[str, tuple[str, str, str]] = {
         "去掉 diffuse 里的裁剪。只有 x0 的估计可以裁剪：sampling.clipped=true",
     ),
     "diffuse-off": (
-        "diffuse 与 alpha x0 + sigma eps 最多相差 {error:.3g}。",
-        "训练和采样的噪声水平就不是一回事。常见的是把 alpha_bar 写在它的平方根的位置。",
+        "走到一半 diffuse 得到 {image:.3g} x0 + {noise:.3g} eps，而过程说是 "
+        "{alpha:.3g} x0 + {sigma:.3g} eps；最多相差 {error:.3g}。",
+        "训练和采样的噪声水平就不是一回事。常见的是 alpha_bar、alpha 或根号写错了位置，"
+        "或者每一步都加同一个 eps。",
         "alpha 是 sqrt(alpha_bar),sigma 是 sqrt(1 - alpha_bar);diffuse 交给 Process。",
     ),
     "rates-off": (
@@ -161,6 +168,11 @@ CHINESE: dict[str, tuple[str, str, str]] = {
         "{network} 收到的噪声水平是 {low:.4g} 到 {high:.4g}，它要的大约是 0 到 1。",
         "直接送入步数，比旁边的像素大几百倍，把像素淹没了。",
         "水平为 0 到 1000 时：network.noise_scale=0.001",
+    ),
+    "level-untold": (
+        "无论告诉 {network} 什么噪声水平，回答都一样。",
+        "它只能从图像猜有多少噪声，会把小噪声当作细节，或把细节当作噪声。",
+        "嵌入噪声水平，并加进每个块：network(x_t, level, cond)",
     ),
     "level-narrow": (
         "网络的正弦嵌入看到的噪声水平只从 {low:.3g} 到 {high:.3g}。",
@@ -228,6 +240,28 @@ CHINESE: dict[str, tuple[str, str, str]] = {
         "{steps} 步中的最后一步从 sigma / alpha = {last:.3g} 直接到 0。",
         "细节成了各种可能的平均：模糊。在 Karras 的时钟上均匀走，步数都花在噪声里。",
         "sampling.grid=KarrasGrid，或更多 --sample-steps",
+    ),
+    "grid-unfinished": (
+        "采样停在 sigma / alpha = {end:.3g}，而不是 0。",
+        "采样停在噪声里，得到的东西像没训练过。常见的是 return 写进了循环。",
+        "时间网格应结束在 t = 0：sampling.grid=UniformGrid",
+    ),
+    "solver-noise": (
+        "{solver} 用 {steps} 步，在一张完全已知的图像上留下 {noise:.3f} 的噪声。",
+        "再没有人把它去掉，于是成了颗粒；步数越少越粗。常见的是最后一步也加了噪声。",
+        "走向 t = 0 的那一步不加噪声：if s == 0 就返回均值",
+    ),
+    "solver-explodes": (
+        "{solver} 用 {steps} 步画出的起伏是完美网络的 {times:,.0f} 倍。",
+        "这一步不是去噪，而是放大：常见的是该除以 sqrt(alpha_t)，却除以 sqrt(alpha_bar_t)。",
+        "均值和方差见 Process.posterior(x_t, x0, t, s)；或用 --sampler ddpm",
+    ),
+    "solver-inconsistent": (
+        "网络完美时，{solver} 用 {steps} 步得到起伏的 {kept:.1%}，用 {twice} 步是 {more:.1%}："
+        "步数更多也不接近 100 %。",
+        "正确的求解器会越来越接近。所以这一步的某个系数错了，或者漏掉了该加的噪声。",
+        "均值和方差见 Process.posterior(x_t, x0, t, s)；不加噪声的均值是 DDIM 的："
+        "--sampler ddpm 或 ddim",
     ),
     "solver-pale": (
         "即使网络完美，{solver} 用 {steps} 步也只得到图像起伏的 {kept:.0%}。",

@@ -93,7 +93,27 @@ def check_images(data: ImageData) -> Iterator[Finding]:
     blank = (flat == flat[:, :1]).all(1).double().mean().item()
     if blank > 0.02 and len(data) > 20:
         yield found("blank-images", RISK, share=blank)
+    turned = turned_share(seen)
+    if turned > 0.01:
+        yield found("turned-copies", RISK, share=turned)
     yield from _check_counts(data, seen)
+
+
+def turned_share(images: Tensor) -> float:
+    """The share of the images, (N, C, H, W), that are others turned by 90, 180 or 270 degrees.
+
+    Only images of one and the same sum are compared, so that few of them have to be turned.
+    """
+    sums = images.flatten(1).sum(1, dtype=torch.int64)
+    _, group, sizes = sums.unique(return_inverse=True, return_counts=True)
+    alike = images[sizes[group] > 1]
+    known = Counter(image.numpy().tobytes() for image in alike)
+    turns = (1, 2, 3) if images.shape[2] == images.shape[3] else (2,)
+    count = 0
+    for image in alike:
+        forms = {image.rot90(k, (1, 2)).contiguous().numpy().tobytes() for k in turns}
+        count += any(form in known for form in forms - {image.contiguous().numpy().tobytes()})
+    return count / len(images)
 
 
 def _check_counts(data: ImageData, seen: Tensor) -> Iterator[Finding]:

@@ -88,6 +88,12 @@ ENGLISH: dict[str, tuple[str, str, str]] = {
         "They are left out; many of them mean a broken download.",
         "Fetch them again; sfumato info DATA lists them.",
     ),
+    "turned-copies": (
+        "{share:.0%} of the images looked at are others, turned by 90 or 180 degrees.",
+        "The model draws what it is shown: pictures on their side and on their head. That is right "
+        "for the sky and for cells, and wrong for digits and faces.",
+        "Remove them, unless images like these have no up and down: sfumato train DATA.",
+    ),
     "rare-class": (
         "The class {name} has {least:,} images, the largest {most:,}.",
         "A class that is seldom seen is drawn badly, and looks like its neighbours.",
@@ -144,9 +150,10 @@ ENGLISH: dict[str, tuple[str, str, str]] = {
         "Leave the clamp out. Only an estimate of x0 may be clipped: sampling.clipped=true",
     ),
     "diffuse-off": (
-        "diffuse differs from alpha x0 + sigma eps by up to {error:.3g}.",
-        "Training and sampling then mean different noise levels. Often alpha_bar stands where its "
-        "root should.",
+        "Half-way diffuse makes {image:.3g} x0 + {noise:.3g} eps, and the process says "
+        "{alpha:.3g} x0 + {sigma:.3g} eps; they differ by up to {error:.3g}.",
+        "Training and sampling then mean different noise levels. Often alpha_bar, alpha or a root "
+        "stands where another of them should, or one eps is added again at every step.",
         "alpha is sqrt(alpha_bar) and sigma sqrt(1 - alpha_bar); leave diffuse to Process.",
     ),
     "rates-off": (
@@ -168,6 +175,12 @@ ENGLISH: dict[str, tuple[str, str, str]] = {
         "{network} is told noise levels from {low:.4g} to {high:.4g}; it wants about 0 to 1.",
         "Raw step numbers are hundreds of times as large as the pixels beside them.",
         "network.noise_scale=0.001 for levels of 0 to 1000",
+    ),
+    "level-untold": (
+        "{network} gives the same answer whatever noise level it is told.",
+        "It has to guess from the image how noisy it is, and takes small noise for detail, or "
+        "detail for noise.",
+        "Embed the level and add it in every block: network(x_t, level, cond)",
     ),
     "level-narrow": (
         "The network's sinusoids see noise levels from {low:.3g} to {high:.3g}.",
@@ -237,6 +250,32 @@ ENGLISH: dict[str, tuple[str, str, str]] = {
         "All detail is then the average of what it could be: a blur. Uniform steps of Karras' "
         "clock spend themselves on noise.",
         "sampling.grid=KarrasGrid, or more --sample-steps",
+    ),
+    "grid-unfinished": (
+        "Sampling ends at sigma / alpha = {end:.3g}, and not at 0.",
+        "Sampling stops in the noise, and what it returns looks like an untrained model. Often a "
+        "return stands inside the loop.",
+        "A grid ends at t = 0: sampling.grid=UniformGrid",
+    ),
+    "solver-noise": (
+        "{solver} in {steps} steps leaves noise of {noise:.3f} on an image that is known exactly.",
+        "Nothing takes it away again: it stays as grain, and the fewer the steps the more of it. "
+        "Often the last step adds noise too.",
+        "No noise at the step to t = 0: if s == 0, return the mean",
+    ),
+    "solver-explodes": (
+        "{solver} in {steps} steps draws {times:,.0f} times the spread of a perfect network.",
+        "A step multiplies instead of denoising: often it divides by sqrt(alpha_bar_t) where "
+        "sqrt(alpha_t) belongs.",
+        "Process.posterior(x_t, x0, t, s) has the mean and the variance; or --sampler ddpm",
+    ),
+    "solver-inconsistent": (
+        "{solver} keeps {kept:.1%} of the spread of a perfect network in {steps} steps, and "
+        "{more:.1%} in {twice}: more steps do not bring it nearer to 100 %.",
+        "A right solver comes nearer. So a coefficient of its step is wrong, or noise that belongs "
+        "to the step is left out.",
+        "Process.posterior(x_t, x0, t, s) has the mean and the variance; without noise the mean is "
+        "DDIM's: --sampler ddpm or ddim",
     ),
     "solver-pale": (
         "{solver} in {steps} steps keeps {kept:.0%} of the spread, even of a perfect network.",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import AnyRun, Run
 from ..ema import power_of
@@ -49,6 +50,20 @@ def check_width(run: Run, channels: int) -> Iterator[Finding]:
     if asked > 1e-6 and not noise_passes(run.network, channels):
         width = width_of(run.network)
         yield found("noise-stuck", WRONG, values=patch**2 * channels, width=width, patch=patch)
+
+
+class _Told(Tensor):
+    """Marks what is computed from the noise level: what torch makes of one is one."""
+
+
+def check_told(run: Run, shape: tuple[int, ...], cond: Any) -> Iterator[Finding]:
+    """Whether the noise level reaches the network's output. shape: (C, H, W); on no device."""
+    with torch.device("meta"), torch.no_grad():
+        network = run.network.build()
+        level = torch.empty(1).as_subclass(_Told)
+        answer = network(torch.empty(1, *shape), level, cond)
+    if not isinstance(answer, _Told):
+        yield found("level-untold", RISK, network=type(run.network).__name__)
 
 
 def check_budget(train: TrainConfig, seconds: float, at_least: bool = False) -> Iterator[Finding]:

@@ -76,7 +76,20 @@ def _check_diffuse(process: Process, t: Tensor, alpha: Tensor, sigma: Tensor) ->
     if largest < reaches and torch.allclose(got, clamped, atol=1e-6):
         yield found("x-clamped", WRONG, largest=largest, reaches=reaches)
     else:
-        yield found("diffuse-off", WRONG, error=error)
+        yield found("diffuse-off", WRONG, error=error, **_half_way(process))
+
+
+def _half_way(process: Process) -> dict[str, float]:
+    """What diffuse multiplies x0 and eps by at t_max / 2, and what it should."""
+    t = torch.tensor([process.t_max / 2], dtype=torch.float64)
+    one, none = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    made = [process.diffuse(*parts).item() for parts in ((one, t, none), (none, t, one))]
+    return {
+        "image": made[0],
+        "noise": made[1],
+        "alpha": process.alpha(t).item(),
+        "sigma": process.sigma(t).item(),
+    }
 
 
 def _check_rates(process: Process, t: Tensor) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ def as_text(record: Record) -> str:
 
 
 def leave(folder: Path, findings: Sequence[Finding], lang: str) -> Path:
-    """Write RUN/doctor.json, whole or not at all. Raises: OSError where the folder takes no file."""
+    """Write RUN/doctor.json, whole or not at all. Raises: OSError where it can't be written."""
     path = folder / FILE
     write_file(path, as_text(record_of(str(folder), findings, lang)).encode())
     return path
