@@ -8,6 +8,7 @@ scale      cost against resolution, width and batch; two processes
 input      waiting for images, and the first reading of a large folder
 sampling   seconds for 1,000 images
 quality    Frechet distance after the same minutes, beside the tutorials' recipes
+ablations  what each ingredient of our recipe is worth in two minutes
 page       docs/benchmarks.md out of the numbers
 """
 
@@ -26,6 +27,7 @@ MODULES = {
     "input": "inputs",
     "sampling": "sampling",
     "quality": "quality",
+    "ablations": "ablations",
     "page": "page",
 }
 TRAINING = {"quality", "ablations"}

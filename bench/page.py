@@ -1,14 +1,15 @@
 """docs/benchmarks.md and its plots, out of bench/results/*.json alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import plots
+from . import plots, quality_page
 from .ceiling import best, of_training
 from .machine import ROOT
 from .options import Options, say
 from .results import RESULTS, Part, Row, read
 from .scale import Cluster
+from .tables import again, brackets, table
 
 Parts = Mapping[str, Part]
 Everything = Mapping[str, Parts]
@@ -30,6 +31,8 @@ TITLES = {
     "loss": "The same losses",
     "profile": "Where a step's time goes",
     "input": "Images on their way in",
+    "quality": "Quality per minute",
+    "ablations": "What each ingredient is worth",
     "sampling": "Sampling",
     "startup": "Start-up",
     "scale": "Scale",
@@ -47,6 +50,8 @@ INTRO = {
     "convolutions and products are what oneDNN calls reorders.",
     "input": "Waiting is the time until a step's batch is there, as a share of the whole. "
     "A thread gathers and mirrors its images and draws its noise, beside the step before it.",
+    "quality": quality_page.INTRO,
+    "ablations": quality_page.ABLATIONS,
     "sampling": "Class-conditional images by one process; solver and guidance as the run has them.",
     "startup": "From typing the command. `import torch` stands beside it: nothing here can be "
     "faster.",
@@ -82,21 +87,6 @@ def section(bench: str, found: Everything) -> str:
     picture = f"![{TITLES[bench]}](pictures/bench-{bench}.png)\n" if bench in plots.PLOTS else ""
     body = BODIES[bench](found)
     return f"## {TITLES[bench]}\n\n{INTRO[bench]}\n\n{picture}\n{body}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *(["---:"] * (len(head) - 1))], *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def again(*parts: Part) -> str:
-    """The commands that measure the parts again."""
-    return "\n```bash\n" + "".join(f"{part.command}\n" for part in parts) + "```\n"
-
-
-def brackets(row: Row, digits: int = 3) -> str:
-    low, high = row.quartiles
-    return f"{row.median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def of_ceiling(found: Everything) -> str:
@@ -324,6 +314,8 @@ BODIES: dict[str, Callable[[Everything], str]] = {
     "loss": of_loss,
     "profile": of_profile,
     "input": of_input,
+    "quality": lambda found: quality_page.body(found["quality"]),
+    "ablations": lambda found: quality_page.ablations(found["ablations"]),
     "sampling": of_sampling,
     "startup": of_startup,
     "scale": of_scale,

@@ -179,6 +179,29 @@ def samplings(parts: Parts) -> Figure:
     return made
 
 
+def qualities(parts: Parts) -> Figure:
+    """Distances after the same minutes, a panel a length of training; a line marks the floor."""
+    shown = {case: part for case, part in parts.items() if case.startswith("fashion-")}
+    made, (axis,) = figure(7.2, 0.9 + 1.1 * max(1, len(shown)))
+    names, colours = [], (BLUE, ORANGE, GREY)
+    for part in shown.values():
+        for row, colour in zip(part.rows, colours, strict=False):
+            value = row.facts["distance"]
+            axis.barh(len(names), value, 0.7, color=colour)
+            axis.annotate(f"{value:.2f}", (value, len(names)), (3, 0), **OFFSET)
+            names.append(f"{row.facts['words']}, {part.settings['seconds'] // 60} min")
+    floors = [part.more["floor"] for part in shown.values()]
+    if floors:
+        axis.axvline(floors[0], color=GREEN, lw=1)
+        axis.annotate("floor", (floors[0], -0.6), (3, 0), color=GREEN, **OFFSET)
+    axis.set_xscale("log")
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set_xlabel("squared Frechet distance to the test images", fontsize=8)
+    return made
+
+
 PLOTS: dict[str, Callable[[Parts], Figure]] = {
     "ceiling": ceilings,
     "training": speedups,
@@ -187,4 +210,5 @@ PLOTS: dict[str, Callable[[Parts], Figure]] = {
     "startup": imports,
     "scale": scales,
     "sampling": samplings,
+    "quality": qualities,
 }

@@ -38,7 +38,7 @@ from .results import RESULTS, Row, read
 from .rounds import Facts, Runner, in_turn
 from .showing import side_by_side
 
-ROUNDS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 15, 3, 125
+ROUNDS, REPEATS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 6, 3, 3, 125
 IMAGES, CLASSES, SHOWN = 5000, 10, 5  # SHOWN: of a class, in the picture
 BATCH = 250  # drawn between two looks at the disk
 SECONDS = 600
@@ -70,14 +70,20 @@ def times(options: Options) -> tuple[Facts, list[Row], Facts]:
     steppers = {key: one.stepper(data) for key, one in every.items()}
     steppers[STUDENT] = DISTILLED.stepper(data)
     rounds = 2 if options.quick else options.rounds or ROUNDS
-    seconds = in_turn([Runner(*pair) for pair in steppers.items()], rounds)
+    seconds = in_turn([Runner(*pair, keep_freed) for pair in steppers.items()], rounds, 1, REPEATS)
     batches = {**{key: one.batch for key, one in every.items()}, STUDENT: DISTILLED.batch}
     rows = [
-        Row(key, s, batches[key], "images", 0.0, precision_of(steppers[key]))
+        Row(key, of_one(s), batches[key], "images", 0.0, precision_of(steppers[key]))
         for key, s in seconds.items()
     ]
-    settings = {"rounds": rounds, "data": data.name, "drawing_rounds": DRAWING_ROUNDS}
+    settings = {"rounds": rounds, "steps_a_round": REPEATS, "data": data.name}
+    settings["drawing_rounds"] = DRAWING_ROUNDS
     return settings, [*rows, *drawings(data, options.quick)], {}
+
+
+def of_one(seconds: Sequence[float]) -> tuple[float, ...]:
+    """Of turns of REPEATS steps, a step's; the step before them, with cold caches, is not timed."""
+    return tuple(value / REPEATS for value in seconds)
 
 
 def precision_of(stepper: Callable[[], Any]) -> Facts:
@@ -104,7 +110,7 @@ def drawings(data: ImageData, quick: bool) -> list[Row]:
 
 def fashion(options: Options, seconds: int) -> tuple[Facts, list[Row], Facts]:
     """Every contender after so many seconds of its steps, beside the floor."""
-    yard = Yard.of(options.data, "fashion", options.quick)
+    yard = Yard.of(options.data, "fashion", 40 if options.quick else IMAGES)
     measured = timed(options)
     rows, pictures = [], {"test images": yard.shown(yard.test)}
     for one in CONTENDERS:
@@ -212,12 +218,10 @@ class Yard:
     others: ImageData
 
     @classmethod
-    def of(cls, source: str, features: str, quick: bool) -> "Yard":
+    def of(cls, source: str, features: str, count: int) -> "Yard":
         train, test = load(source), load(source, split="test")
         network = features_of(features)
-        count = 40 if quick else IMAGES
         others = subset(train, spread(len(train), count, train.labels))
-        test = subset(test, range(0, len(test), 50)) if quick else test
         moments = Moments.of(network(test.images))
         return cls(test.name, test.class_names, test, network, moments, count, others)
 
@@ -271,7 +275,7 @@ def judged(one: Contender, folder: Path, yard: Yard, measured: dict[str, Row], f
 
 def distill(options: Options) -> tuple[Facts, list[Row], Facts]:
     """Teacher and student, by steps of sampling."""
-    yard = Yard.of(options.data, "fashion", options.quick)
+    yard = Yard.of(options.data, "fashion", 40 if options.quick else IMAGES)
     measured = timed(options)
     teacher = options.runs / CONTENDERS[0].key
     if not (teacher / "run.json").exists():

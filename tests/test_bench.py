@@ -82,12 +82,36 @@ def all_parts() -> dict[str, list[Part]]:
                 "sampling", replace(FAST, facts={"nfe": 6}), images=1000, run="x", precision="bf16"
             )
         ],
+        "quality": qualities(),
+        "ablations": [
+            part("times", FAST),
+            part("fashion", replace(FAST, facts=ABLATED), more=FLOOR, seeds=(0, 1), images=2000),
+        ],
         "startup": [part("startup", FAST, more={"imports": {"torch": 1.2, "numpy": 0.1}})],
         "scale": [
             part("resolution", *axis, more=fits, axis="side"),
             part("processes", SLOW, FAST, more=paper, batch=64),
         ],
     }
+
+
+FLOOR = {"floor": 0.15, "floor_error": 0.01}
+JUDGED = {"words": "ours", "distance": 1.5, "error": 0.04, "steps": 4000, "images_seen": 64000}
+JUDGED |= {"guidance": 1.5, "sampler": "a solver, 12 steps", "calls": 24, "s_for_1000": 9.0}
+JUDGED |= {"wall_s": 900, "precision": "bf16"}
+ABLATED = {"words": "as it is", "steps": 900}
+ABLATED["distances"] = [
+    {"average": [5.0, 0.1], "raw": [9.0, 0.1]},
+    {"average": [6.0, 0.1], "raw": [8.0, 0.1]},
+]
+
+
+def qualities() -> list[Part]:
+    row, told = replace(FAST, facts=JUDGED), {"seconds": 600, "images": 5000}
+    return [
+        part("times", FAST),
+        *(part(case, row, more=FLOOR, **told) for case in ("fashion-10", "distill", "digits")),
+    ]
 
 
 def test_results_are_read_back_as_they_were():

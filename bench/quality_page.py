@@ -1,0 +1,139 @@
+"""The sections of docs/benchmarks.md on quality: after the same minutes, and by ingredient."""
+
+from collections.abc import Mapping
+from statistics import mean
+
+from .results import Part, Row
+from .tables import again, table
+
+Parts = Mapping[str, Part]
+INTRO = (
+    "Fashion-MNIST, 28 x 28, ten classes. Each contender is given the same minutes of two quiet "
+    "cores, counted in steps: `times` takes their steps in turn, each then trains as many as fit, "
+    "and so need not have the machine to itself. Squared Frechet distance in the features of our "
+    "frozen classifier (`features_fashion`) between 500 drawn images a class and the 10,000 test "
+    "images; its floor is that of 500 *training* images a class; the interval is twice the "
+    "jackknife's error. One training each, so that the luck of a seed is not in the interval."
+)
+ABLATIONS = (
+    "fashion_fast with one change at a time, two seeds each, as many steps as fit into two minutes "
+    "of the quiet machine, 2,000 images drawn the same way by all. Smaller is better."
+)
+
+
+def body(parts: Parts) -> str:
+    pieces = []
+    for case, part in parts.items():
+        if case.startswith("fashion-"):
+            pieces.append(minutes(part))
+    for case, made in (("distill", distilled), ("digits", digits)):
+        if case in parts:
+            pieces.append(made(parts[case]))
+    if "times" in parts:
+        pieces.append(steps(parts["times"]))
+    return "\n".join(pieces)
+
+
+def minutes(part: Part) -> str:
+    """A table of the contenders after so many minutes, and the images they draw."""
+    head = ["", "distance", "s a step", "steps", "images seen", "sampler", "calls an image"]
+    head += ["s for 1,000 images", "minutes it took"]
+    rows = [contender(row) for row in part.rows]
+    rows.append([floor_words(part), floor_of(part), *[""] * 7])
+    title = f"### {part.settings['seconds'] // 60} minutes"
+    picture = part.more.get("picture")
+    shown = f"![Drawn images](pictures/{picture})\n\n" if picture else ""
+    return f"{title}\n\n{shown}{table(head, rows)}{again(part)}"
+
+
+def contender(row: Row) -> list[str]:
+    facts = row.facts
+    guided = f", guidance {facts['guidance']:g}" if facts["guidance"] != 1 else ""
+    return [
+        facts["words"],
+        distance(row),
+        f"{row.median:.3f}",
+        f"{facts['steps']:,}",
+        f"{facts['images_seen']:,}",
+        f"{facts['sampler']}{guided}",
+        str(facts["calls"]),
+        "" if facts["s_for_1000"] is None else f"{facts['s_for_1000']:.1f}",
+        f"{facts['wall_s'] / 60:.0f}",
+    ]
+
+
+def distance(row: Row) -> str:
+    return f"**{row.facts['distance']:.2f}** +- {2 * row.facts['error']:.2f}"
+
+
+def floor_words(part: Part) -> str:
+    return f"floor: {part.settings['images']:,} training images"
+
+
+def floor_of(part: Part) -> str:
+    return f"{part.more['floor']:.2f} +- {2 * part.more['floor_error']:.2f}"
+
+
+def distilled(part: Part) -> str:
+    """The teacher's ways of drawing and the student's."""
+    facts = part.rows[-1].facts
+    words = (
+        f"`sfumato distill` of the ten-minute run, {part.settings['seconds'] // 60} minutes more: "
+        f"{facts['steps']:,} steps of {part.rows[-1].median:.3f} s."
+    )
+    rows = [[row.facts["words"], str(row.facts["calls"]), distance(row)] for row in part.rows]
+    rows.append([floor_words(part), "", floor_of(part)])
+    head = ["", "calls an image", "distance"]
+    return f"### One and two steps\n\n{words}\n\n{table(head, rows)}{again(part)}"
+
+
+def digits(part: Part) -> str:
+    row = part.rows[0]
+    words = (
+        f"digits_fast on the 5,000 built-in digits, {part.settings['seconds'] // 60} minutes, "
+        f"{row.facts['steps']:,} steps: {distance(row)} from them in the features of our frozen "
+        f"classifier of digits, guidance {row.facts['guidance']:g}; one half of them from the "
+        f"other {part.more['floor']:.2f}."
+    )
+    return f"### Digits\n\n{words}\n{again(part)}"
+
+
+def steps(part: Part) -> str:
+    """What the minutes were counted by."""
+    head = ["", "s, median [quartiles]", "images/s", "arithmetic"]
+    rows = []
+    for row in part.rows:
+        low, high = row.quartiles
+        name = row.name if ":" in row.name else f"{row.name}: training step"
+        timed = f"{row.median:.3f} [{low:.3f}, {high:.3f}]"
+        rows.append([name, timed, f"{row.rate:.1f}", row.facts.get("precision", "")])
+    return f"### What the minutes were counted by\n\n{table(head, rows)}{again(part)}"
+
+
+def ablations(parts: Parts) -> str:
+    """A row a variant: distances by seed and their mean; the same of other averages."""
+    if "fashion" not in parts:
+        return again(*parts.values())
+    part = parts["fashion"]
+    seeds = [f"seed {seed}" for seed in part.settings["seeds"]]
+    head = ["", "s a step", "steps", *seeds, "mean"]
+    rows = [line for row in part.rows for line in variant(row)]
+    rows.append([floor_words(part), "", "", *[""] * len(seeds), floor_of(part)])
+    return table(head, rows) + again(*(parts[case] for case in ("times", "fashion")))
+
+
+def variant(row: Row) -> list[list[str]]:
+    """Its line, and where other averages were kept a line each, as of the same training."""
+    of_seeds = row.facts["distances"]
+    lines = []
+    for name in of_seeds[0]:
+        values = [found[name][0] for found in of_seeds]
+        shown = [*(f"{value:.2f}" for value in values), f"**{mean(values):.2f}**"]
+        own = name == "average"
+        words = row.facts["words"] if own else AVERAGES.get(name, f"average of width {name}")
+        timed = [f"{row.median:.3f}", f"{row.facts['steps']:,}"] if own else ["", ""]
+        lines.append([words, *timed, *shown])
+    return lines
+
+
+AVERAGES = {"raw": "no average: the weights of the last step"}

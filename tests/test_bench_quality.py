@@ -1,0 +1,161 @@
+"""The same minutes for every contender: what is counted, kept, and drawn."""
+
+import importlib
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from bench import ablations, contenders, quality, tutorial
+from bench.options import Options
+from bench.ours import Ours
+from bench.results import Row
+from sfumato.data import load
+from sfumato.networks import UNetConfig
+
+SMALL = {"block_out_channels": (32, 32), "layers_per_block": 1}
+
+
+def small(classes: int) -> torch.nn.Module:
+    model = importlib.import_module("diffusers").UNet2DModel
+    down, up = ("DownBlock2D",) * 2, ("UpBlock2D",) * 2
+    kinds = {"down_block_types": down, "up_block_types": up, "num_class_embeds": classes}
+    return model(sample_size=32, in_channels=1, out_channels=1, **SMALL, **kinds)
+
+
+def begun(steps: int = 4) -> tutorial.Tutorial:
+    data = load("digits", limit=20)
+    return tutorial.Tutorial(data.images, data.labels, steps, batch=2)
+
+
+def test_a_tutorial_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    monkeypatch.setattr(tutorial, "network", small)
+    whole, first, second = begun(), begun(), begun()
+    for _ in range(4):
+        whole()
+    for _ in range(2):
+        first()
+    first.save(tmp_path)
+    second.restore(tmp_path)
+    for _ in range(2):
+        second()
+    assert second.step == 4
+    saved = whole.model.state_dict()
+    assert all(torch.equal(saved[name], v) for name, v in second.model.state_dict().items())
+    assert whole.optimizer.param_groups[0]["lr"] == second.optimizer.param_groups[0]["lr"] > 0
+
+
+def test_the_tutorials_batches_are_padded_images_of_their_labels():
+    training = begun()
+    clean, labels, noise, times = training.batch_at(3)
+    inside = ((clean[:, :, 2:-2, 2:-2] + 1) * 127.5).round().to(torch.uint8)
+    for image, label in zip(inside, labels):
+        same = (training.images == image).flatten(1).all(1).nonzero()[:, 0]
+        assert label in training.labels[same]
+    assert (clean[:, :, :2] == -1).all()
+    assert (clean[:, :, :, -2:] == -1).all()
+    assert noise.shape == (2, 1, 32, 32)
+    assert ((times >= 0) & (times < 1000)).all()
+    assert not torch.equal(training.batch_at(4)[2], noise)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' own
+@pytest.mark.parametrize("steps", [2, tutorial.DPM_STEPS])
+def test_the_tutorials_sampler_draws_what_a_perfect_network_knows(steps):
+    """Of classes of one even image each, x0 = c: eps = (x - alpha c) / sigma is exact."""
+    alphas = tutorial.scheduler().alphas_cumprod
+    grey = torch.tensor([-1.0, 0.2, 0.6])
+
+    def perfect(x, t, class_labels, return_dict):
+        alpha, sigma = alphas[t] ** 0.5, (1 - alphas[t]) ** 0.5
+        return [(x - alpha * grey[class_labels][:, None, None, None]) / sigma]
+
+    drawn = tutorial.drawer(perfect, steps)([5, 6, 7], [2, 0, 1])
+    wanted = ((grey[[2, 0, 1]] + 1) * 127.5).round().to(torch.uint8)
+    assert drawn.shape == (3, 1, 28, 28)
+    gap = drawn.int() - wanted[:, None, None, None].int()
+    assert gap.abs().max() <= 1  # bf16 does not touch it, float32 does
+
+
+def test_minutes_are_counted_in_steps(tmp_path):
+    step = Row("x", (0.5, 0.25, 0.3), 64, "images")
+    assert quality.steps_in(600, step, Options()) == 2000
+    assert quality.steps_in(600, step, Options(quick=True)) == 2
+    assert quality.of_one([3.0, 6.0]) == (3.0 / quality.REPEATS, 6.0 / quality.REPEATS)
+    assert [quality.named("x", s) for s in (600, 1800)] == ["x", "x-30m"]
+    with pytest.raises(ValueError, match="--only times"):
+        quality.timed(Options(out=tmp_path))
+
+
+def test_a_run_is_trained_once_and_never_taken_for_one_of_another_length(tmp_path):
+    called = []
+    for _ in range(2):
+        wall = quality.once(tmp_path / "run", 30, partial(called.append, 1))
+    assert called == [1]
+    assert wall >= 0
+    with pytest.raises(ValueError, match="a run of 30 steps, and 31 were asked for"):
+        quality.once(tmp_path / "run", 31, partial(called.append, 1))
+
+    def fails() -> None:
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        quality.once(tmp_path / "other", 30, fails)
+    quality.once(tmp_path / "other", 30, partial(called.append, 2))
+    assert called == [1, 2]
+
+
+def test_images_that_were_drawn_are_not_drawn_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "BATCH", 4)
+    asked = []
+
+    def draw(seeds, labels):
+        asked.append((list(seeds), labels))
+        return torch.tensor(list(seeds), dtype=torch.uint8)[:, None, None, None]
+
+    folder = tmp_path / "run"
+    quality.drawn_by(lambda: draw, folder, 6)
+    (tmp_path / "run-drawn" / "000000.npy").unlink()
+    images = quality.drawn_by(lambda: draw, folder, 6)
+    assert images.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert asked == [([0, 1, 2, 3], [0, 1, 2, 3]), ([4, 5], [4, 5]), ([0, 1, 2, 3], [0, 1, 2, 3])]
+    quality.drawn_by(lambda: pytest.fail("nothing is missing"), folder, 6)
+
+
+def tiny(recipe: contenders.OfRecipe) -> Ours:
+    run = recipe.run()
+    network = UNetConfig(
+        channels=8, multipliers=(1,), blocks=1, attention_at=(), groups=4, head_channels=8
+    )
+    data = load("digits", limit=20)
+    data = data if run.data.labels else replace(data, labels=None)
+    return Ours(replace(run, network=network, precision="fp32"), data)
+
+
+def test_calls_are_the_rows_that_the_network_sees_an_image():
+    begun, rows = tiny(contenders.OURS), []
+    model, run = begun.state.average, begun.task.run
+    model.network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    order = contenders.Order(range(3), [0, 1, 2], (1, 28, 28))
+    device = torch.device("cpu")
+    contenders.draw(model, order, run.sampling, begun.task.conditions, device)
+    assert sum(rows) == 3 * contenders.OURS.calls == 72
+    unguided = replace(run.sampling, guidance=1.0)
+    assert contenders.calls_of(unguided) == 12
+
+
+def test_every_variant_changes_what_it_says_and_can_be_trained():
+    own = ablations.VARIANTS["as it is"].run(0)
+    assert own == replace(
+        contenders.OURS.run(), train=replace(own.train, steps=1_000_000), precision="auto"
+    )
+    data, seen = load("digits", limit=20), set()
+    for name, variant in ablations.VARIANTS.items():
+        run = variant.run(1)
+        seen.add(replace(run, train=replace(run.train, seed=0)))
+        assert run.train.seed == 1
+        assert run.train.steps == 1_000_000
+        small = replace(run, train=replace(run.train, batch=2), precision="fp32")
+        assert Ours(small, data)() > 0, name
+    assert len(seen) == len(ablations.VARIANTS)
