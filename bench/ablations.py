@@ -41,6 +41,7 @@ from .results import Row, read
 from .rounds import Facts, Runner, in_turn
 
 SECONDS, SEEDS, IMAGES, ROUNDS = 120, (0, 1), 2000, 5
+BASE = "as it is"
 WIDTHS = (0.03, 0.2)  # of averages, beside the recipe's 0.1
 SAMPLING = SamplingConfig(
     DPMSolverPP2M(), KarrasGrid(0.02, 40.0), steps=12, guidance=1.5, clipped=True
@@ -88,8 +89,11 @@ def falling(decay: Any) -> Change:
 
 @dataclass(frozen=True)
 class Variant:
+    """steps_as: whose step it takes as long as, where only luck would tell their times apart."""
+
     words: str
     change: Change = field(default=lambda run: run)
+    steps_as: str = ""
 
     def run(self, seed: int, steps: int = 1_000_000, precision: str = "auto") -> Run:
         run = self.change(OURS.run())
@@ -98,12 +102,12 @@ class Variant:
 
 
 VARIANTS = {
-    "as it is": Variant("as it is"),
+    BASE: Variant("as it is"),
     "AdamW": Variant("AdamW in place of Muon", settings("train.muon=false")),
-    "flow": Variant("rectified flow, velocity, in place of EDM", flow),
-    "noise": Variant("DDPM, cosine table, noise, in place of EDM", noise),
-    "constant": Variant("a constant rate in place of one that falls", falling(Constant())),
-    "cosine": Variant("a rate that falls as a cosine", falling(CosineDecay())),
+    "flow": Variant("rectified flow, velocity, in place of EDM", flow, BASE),
+    "noise": Variant("DDPM, cosine table, noise, in place of EDM", noise, BASE),
+    "constant": Variant("a constant rate in place of one that falls", falling(Constant()), BASE),
+    "cosine": Variant("a rate that falls as a cosine", falling(CosineDecay()), BASE),
     "pixels": Variant("single pixels in place of squares of 2 x 2", settings("network.patch=1")),
     "one block": Variant("one block a level in place of two", settings("network.blocks=1")),
     "48 channels": Variant("48 channels in place of 32", settings("network.channels=48")),
@@ -123,7 +127,7 @@ def run(options: Options) -> None:
 
 def times(options: Options) -> tuple[Facts, list[Row], Facts]:
     data = load(options.data, limit=4000)
-    base = Ours(VARIANTS["as it is"].run(0), data)
+    base = Ours(VARIANTS[BASE].run(0), data)
     precision = base.task.run.precision  # the others' too, which differ little: each race takes 4 s
     steppers = {n: Ours(one.run(0, precision=precision), data) for n, one in VARIANTS.items()}
     rounds = 2 if options.quick else options.rounds or ROUNDS
@@ -146,19 +150,23 @@ def fashion(options: Options) -> tuple[Facts, list[Row], Facts]:
     if timed is None:
         raise ValueError("no step was timed: python -m bench ablations --only times first.")
     measured = {row.name: row for row in timed.rows}
+
+    def step_of(name: str) -> Row:
+        return measured[VARIANTS[name].steps_as or name]
+
     train = load(options.data)
     yard = Yard.of(options.data, "fashion", 40 if options.quick else IMAGES)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     for seed in SEEDS:
         for name in VARIANTS:
-            step = measured[name]
+            step = step_of(name)
             steps = 2 if options.quick else int(SECONDS / step.median)
             path = options.runs / f"ablation-{name.replace(' ', '-')}-{seed}.json"
             begin = partial(VARIANTS[name].run, seed, steps, step.facts["precision"])
             rows[name].append(kept(path, steps, partial(found, begin, train, yard, name)))
             say(f"  {name}, seed {seed}: {rows[name][-1]}")
     settings = {"seconds": SECONDS, "seeds": SEEDS, **yard.settings}
-    return settings, [row_of(name, measured[name], rows[name]) for name in VARIANTS], yard.floor
+    return settings, [row_of(name, step_of(name), rows[name]) for name in VARIANTS], yard.floor
 
 
 def kept(path: Path, steps: int, find: Callable[[], Facts]) -> Facts:
@@ -174,7 +182,7 @@ def kept(path: Path, steps: int, find: Callable[[], Facts]) -> Facts:
 def found(begin: Callable[[], Run], data: ImageData, yard: Yard, name: str) -> Facts:
     """Distances of the run's average; of the first variant also of other averages and of none."""
     ours = Ours(begin(), data)
-    widths = WIDTHS if name == next(iter(VARIANTS)) else ()
+    widths = WIDTHS if name == BASE else ()
     averages: dict[str, nn.Module] = {
         str(width): copy.deepcopy(ours.state.average) for width in widths
     }
