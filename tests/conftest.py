@@ -5,13 +5,15 @@ All mathematics is tested in float64 by explicit dtypes; the default dtype is ne
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import cos, sin
+from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command does, before torch is loaded
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sfumato.denoiser import Denoiser
@@ -191,6 +193,23 @@ def one_step(
 def _seeded() -> None:
     """A test that draws from the global generator draws the same in any order of the tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _lean() -> Iterator[None]:
+    """Trainings in this process end without a loss figure and a look of the doctor.
+
+    These cost more than five steps of a tiny network. Their own tests have them, and so has every
+    run in a process of its own, as the demo's.
+    """
+
+    def no_figure(rows: object, path: Path, settings: object) -> None:
+        Image.new("L", (1, 1)).save(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sfumato.session.loss_figure", no_figure)
+        patch.setattr("sfumato.trainer.look_and_leave", lambda *rest: None)
+        yield
 
 
 @pytest.fixture

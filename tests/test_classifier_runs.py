@@ -27,18 +27,12 @@ def root(tmp_path_factory):
     rgb, grey = load(pictures(folder / "pictures")), images(size=16)
     others = replace(rgb, class_names=("hen", "egg"))
     labelless = replace(rgb, labels=None, class_names=())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sfumato.session.loss_figure", no_figure)
-        train_in(folder / "model", small(RECIPES["digits_unlabelled"]()), labelless)
-        train_in(folder / "knowing", small(RECIPES["digits"]()), rgb)
-        train_in(folder / "strangers", small(RECIPES["noisy_classifier"]()), others)
-        train_in(folder / "grey", small(RECIPES["noisy_classifier"]()), grey)
+    train_in(folder / "model", small(RECIPES["digits_unlabelled"]()), labelless)
+    train_in(folder / "knowing", small(RECIPES["digits"]()), rgb)
+    train_in(folder / "strangers", small(RECIPES["noisy_classifier"]()), others)
+    train_in(folder / "grey", small(RECIPES["noisy_classifier"]()), grey)
     train_in(folder / "classifier", small(RECIPES["noisy_classifier"](), previews=1), rgb)
     return folder
-
-
-def no_figure(rows, path, settings):
-    Image.new("L", (1, 1)).save(path)
 
 
 def test_a_classifiers_run_leaves_its_accuracy_by_noise(root):

@@ -59,7 +59,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CI", "true")
     monkeypatch.setattr(sfumato.judging, "LEAST_STEPS", 15)
-    monkeypatch.setattr(sfumato.session, "loss_figure", lambda *rest: None)  # slow, and not ours
     (tmp_path / "mine.py").write_text(RECIPE)
     generator = torch.Generator().manual_seed(0)
     for name, shade in (("dark", 40), ("light", 200)):

@@ -25,10 +25,6 @@ from tiny import CPU, autoencoder_in, commands, fake_text, pictures, small, stop
 QUICK = ("--steps", "4", "--device", "cpu", "train.previews=1", "objective.stages=3")
 
 
-def no_figure(rows, path, settings):
-    Image.new("L", (1, 1)).save(path)
-
-
 def taught(root, name, recipe, **changes):
     config = small(RECIPES[recipe](), lr=1e-2, steps=3)
     data = replace(config.data, source=str(root / "pictures"), held_out=4)
@@ -37,8 +33,7 @@ def taught(root, name, recipe, **changes):
 
 
 @pytest.fixture(autouse=True)
-def _no_figure(monkeypatch):
-    monkeypatch.setattr("sfumato.session.loss_figure", no_figure)
+def _brief(monkeypatch):
     monkeypatch.setattr("sfumato.trainer._write_page", lambda folder: None)
     monkeypatch.setattr(command, "COLUMNS", 3)
 
@@ -49,7 +44,6 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distill")
     pictures(folder / "pictures")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sfumato.session.loss_figure", no_figure)
         patch.setattr("sfumato.trainer._write_page", lambda folder: None)
         taught(folder, "edm", "digits")
     return folder

@@ -6,7 +6,6 @@ from math import ceil
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load
 
 from sfumato.assembly import splits_of
@@ -19,14 +18,6 @@ from sfumato.session import Session, steps_of
 from sfumato.storage import read_folder
 from sfumato.training import TrainConfig, train
 from tiny import CPU, Hooks, commands, images, parts, run, small, stop_after, train_in
-
-
-@pytest.fixture(autouse=True)
-def _no_figure(monkeypatch):
-    def no_figure(rows, path, settings):
-        Image.new("L", (1, 1)).save(path)
-
-    monkeypatch.setattr("sfumato.session.loss_figure", no_figure)
 
 
 def digits(**train):

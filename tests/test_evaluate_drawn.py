@@ -18,7 +18,7 @@ from sfumato.pictures import read_settings
 from sfumato.quality import control_of
 from sfumato.recipes import RECIPES
 from sfumato.results import check_alike, difference, from_json
-from test_evaluate_command import BETAS, no_figure, own, trained
+from test_evaluate_command import BETAS, own, trained
 from tiny import CPU, commands, pictures
 
 
@@ -30,7 +30,6 @@ def root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CI", "true")
         patch.setenv("SFUMATO_HOME", str(folder / "home"))
-        patch.setattr("sfumato.session.loss_figure", no_figure)
         trained(folder, "betas", "digits_ddpm", **BETAS)
     return folder
 

@@ -17,16 +17,10 @@ from sfumato.tasks import TASKS
 from tiny import CPU, autoencoder_in, small, stop_after, train_in
 
 
-def no_figure(rows, path, settings):
-    Image.new("L", (1, 1)).save(path)
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("latents")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sfumato.session.loss_figure", no_figure)
-        autoencoder_in(folder)
+    autoencoder_in(folder)
     return folder
 
 
@@ -131,7 +125,6 @@ def test_a_run_on_latents_knows_channels_and_deviation_from_its_codec(settled):
 
 def test_latents_are_not_guided_by_a_classifier_of_pixels(root, settled, tmp_path, monkeypatch):
     monkeypatch.setenv("SFUMATO_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("sfumato.session.loss_figure", no_figure)
     run, data, _ = settled
     train_in(tmp_path / "model", replace(run, train=replace(run.train, steps=1)), data)
     train_in(tmp_path / "classifier", small(RECIPES["noisy_classifier"](), steps=1), data)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load
 from torch import nn
 
@@ -117,7 +116,6 @@ def test_memory_decides_only_where_nothing_was_asked(monkeypatch):
 
 def test_what_runs_at_once_reaches_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sfumato.preflight.fitting", lambda *_: 3)
-    _no_figure(monkeypatch)
     config = small(RECIPES["digits"](), micro_batch=None, steps=1)
     folder = train_in(tmp_path / "run", config, images())
     assert '"micro_batch": 3' in (folder / "run.json").read_text("utf-8")
@@ -188,17 +186,9 @@ def test_the_forecast_is_of_the_budget_that_ends_first(budget, seconds, steps, w
     assert words in forecast(config, seconds, steps)
 
 
-def _no_figure(monkeypatch):
-    def no_figure(rows, path, settings):
-        Image.new("L", (1, 1)).save(path)
-
-    monkeypatch.setattr("sfumato.session.loss_figure", no_figure)
-
-
 @pytest.mark.parametrize("recipe", ["digits", "digits_unlabelled", "noisy_classifier"])
 def test_a_check_does_everything_once_and_leaves_nothing(recipe, tmp_path, monkeypatch, capsys):
     sfumato = commands(monkeypatch, tmp_path, capsys)
-    _no_figure(monkeypatch)
     run = small(RECIPES[recipe](), steps=70_000)
     monkeypatch.setitem(RECIPES, recipe, lambda: run)
     printed = sfumato("train", recipe, "--limit", "30", "--check", "--device", "cpu")
@@ -214,7 +204,6 @@ def test_a_check_does_everything_once_and_leaves_nothing(recipe, tmp_path, monke
 
 def test_a_check_fails_as_the_run_would_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     sfumato = commands(monkeypatch, tmp_path, capsys)
-    _no_figure(monkeypatch)
     run = small(RECIPES["digits"](), lr=1e30)
     monkeypatch.setitem(RECIPES, "digits", lambda: run)
     with pytest.raises(SystemExit) as end:
@@ -243,9 +232,8 @@ def test_uneven_parts_of_a_batch_are_the_batch():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="no C++ compiler")
-def test_a_compiled_run_is_the_run(tmp_path, monkeypatch):
+def test_a_compiled_run_is_the_run(tmp_path):
     """The same names in its checkpoints, the same weights after three steps but for rounding."""
-    _no_figure(monkeypatch)
     found = {}
     for compiled in (False, True):
         config = small(RECIPES["four_conv_mnist"](), compiled=compiled, steps=3, micro_batch=None)

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from PIL import Image
 
 from sfumato.assembly import fitted
 from sfumato.config import AutoencoderRun, ClassifierRun, Run
@@ -14,7 +13,7 @@ from sfumato.latents import read_codec
 from sfumato.networks.describe import asked
 from sfumato.pictures import read_settings
 from sfumato.recipes import RECIPES
-from tiny import autoencoder_in, commands, fake_text, small, stop_after
+from tiny import autoencoder_in, fake_text, small, stop_after
 
 
 @pytest.fixture(scope="module")
@@ -23,21 +22,9 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CI", "true")
-        patch.setattr("sfumato.session.loss_figure", no_figure)
         for name in ("autoencoder_f4", "autoencoder_f8"):
             autoencoder_in(folder, name)
     return folder
-
-
-def no_figure(rows, path, settings):
-    """Takes the place of the loss figure, which costs more than all else; see test_tasks."""
-    Image.new("L", (1, 1)).save(path)
-
-
-@pytest.fixture
-def sfumato(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("sfumato.session.loss_figure", no_figure)
-    return commands(monkeypatch, tmp_path, capsys)
 
 
 def look_at_denoiser(sfumato, folder):

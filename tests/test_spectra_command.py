@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import sfumato.session
 from sfumato.__main__ import main
 from sfumato.commands import spectra as command
 from sfumato.data import load, split
@@ -35,7 +34,6 @@ def call(words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["sfumato", *words])
         patch.setattr(command, "STEPS", 4)
-        patch.setattr(sfumato.session, "loss_figure", lambda *rest: None)  # slow, and not ours
         main()
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load as tensors_of
 
 from sfumato import checkpoint
@@ -19,17 +18,10 @@ from sfumato.tasks import TASKS
 from tiny import autoencoder_in, fake_text, small, stop_after, train_in
 
 
-def no_figure(rows, path, settings):
-    """Takes the place of the loss figure, which costs more than all else."""
-    Image.new("L", (1, 1)).save(path)
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sfumato.session.loss_figure", no_figure)
-        autoencoder_in(folder)
+    autoencoder_in(folder)
     return folder
 
 
@@ -41,7 +33,6 @@ def data(root):
 @pytest.fixture(autouse=True)
 def _lean(monkeypatch, tmp_path):
     monkeypatch.setenv("SFUMATO_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("sfumato.session.loss_figure", no_figure)
     fake_text(monkeypatch)
 
 

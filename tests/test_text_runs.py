@@ -45,7 +45,6 @@ def test_a_run_keeps_its_captions_and_shows_them(root):
 
 def test_captions_of_the_test_part_alone_are_read_for_the_test(tmp_path, monkeypatch):
     fake_text(monkeypatch)
-    monkeypatch.setattr("sfumato.session.loss_figure", lambda rows, path, settings: None)
     monkeypatch.setattr("sfumato.trainer._write_page", lambda folder: None)
     data = load(pictures(tmp_path / "pictures"))
     each = replace(data, captions=tuple(f"picture {i}" for i in range(24)))
@@ -98,7 +97,6 @@ def test_the_words_decide_what_is_drawn_and_the_batch_does_not(root, sfumato, tm
 
 
 def test_words_are_refused_where_they_mean_nothing(root, sfumato, tmp_path, monkeypatch):
-    monkeypatch.setattr("sfumato.session.loss_figure", lambda rows, path, settings: None)
     monkeypatch.setattr("sfumato.trainer._write_page", lambda folder: None)
     with pytest.raises(SystemExit, match="this run takes words: --prompt 'a dog'"):
         sfumato("sample", root / "run", "--label", "dog")
