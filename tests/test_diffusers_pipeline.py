@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from sfumato.conditions import Nothing
 from sfumato.config import Run
 from sfumato.generation import Order, draw, wrapped
 from sfumato.interop.diffusers import read
-from sfumato.interop.diffusers_schedulers import DEFAULTS, read_schedule
+from sfumato.interop.diffusers_defaults import DEFAULTS
+from sfumato.interop.diffusers_schedulers import read_schedule
 from sfumato.interop.imported import Imported
 from sfumato.sampling import SeededNoise, prior, sample
 from test_unet2d import jiggled
@@ -24,10 +26,13 @@ from tiny import CPU
 
 diffusers = pytest.importorskip("diffusers")
 peers = pytest.importorskip("peers")
-# diffusers converts its float32 tables by np.array(tensor), which NumPy 2 has deprecated.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers"
-)
+pytestmark = [  # what NumPy 2 has deprecated of what diffusers does with tensors
+    pytest.mark.filterwarnings(f"ignore:{text}:DeprecationWarning")
+    for text in (
+        "__array__ implementation doesn't accept a copy keyword",
+        "__array_wrap__ must accept context and return_scalar",
+    )
+]
 UNET = {
     "sample_size": 8,
     "block_out_channels": (8, 16),
@@ -86,7 +91,7 @@ def same_noise(monkeypatch: pytest.MonkeyPatch, found: Imported, steps: int = ST
 
     for module in ("pipelines.ddpm.pipeline_ddpm", "pipelines.ddim.pipeline_ddim"):
         monkeypatch.setattr(f"diffusers.{module}.randn_tensor", drawn)
-    for module in ("scheduling_ddpm", "scheduling_ddim"):
+    for module in ("scheduling_ddpm", "scheduling_ddim", "scheduling_dpmsolver_multistep"):
         monkeypatch.setattr(f"diffusers.schedulers.{module}.randn_tensor", drawn)
 
 
@@ -131,6 +136,9 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (DDIM_, {"prediction_type": "v_prediction", "clip_sample": False, **TRAILING}, {}),
     (DPM, TRAILING, {}),
     (DPM, {"solver_order": 1, "prediction_type": "v_prediction", **TRAILING}, {}),
+    (DPM, {"solver_order": 3, "prediction_type": "sample", **TRAILING}, {}),
+    (DPM, {"solver_order": 1, "algorithm_type": "sde-dpmsolver++", **TRAILING}, {}),
+    (DPM, {"algorithm_type": "sde-dpmsolver++", "beta_schedule": "scaled_linear", **TRAILING}, {}),
 ]
 
 
@@ -246,6 +254,8 @@ def test_a_program_in_place_of_weights_is_refused_by_name(
 
 def test_every_setting_of_the_schedulers_is_known_with_its_default() -> None:
     for name, defaults in DEFAULTS.items():
+        if name == "LMSDiscreteScheduler" and find_spec("scipy") is None:
+            continue  # it can't be made without
         made = dict(getattr(diffusers, name)().config)
         theirs = {key: value for key, value in made.items() if not key.startswith("_")}
         assert theirs == defaults, name
@@ -264,7 +274,13 @@ def test_every_setting_of_the_schedulers_is_known_with_its_default() -> None:
         (DDPM, "timestep_spacing", "uneven"),
         (DDIM_, "set_alpha_to_one", False),
         (DPM, "timestep_spacing", "leading"),
-        (DPM, "solver_order", 3),
+        (DPM, "solver_order", 4),
+        (DPM, "lower_order_final", False),
+        (DPM, "algorithm_type", "dpmsolver"),
+        ("UniPCMultistepScheduler", "predict_x0", False),
+        ("UniPCMultistepScheduler", "disable_corrector", [0]),
+        ("DEISMultistepScheduler", "timestep_spacing", "linspace"),
+        ("LMSDiscreteScheduler", "timestep_spacing", "linspace"),
         (DPM, "use_karras_sigmas", True),
         (EULER, "timestep_spacing", "linspace"),
         (DDPM, "_class_name", "HeunDiscreteScheduler"),

@@ -2,14 +2,23 @@
 
     DDPMScheduler                  Ancestral       any spacing
     DDIMScheduler                  DDIM            any spacing
-    DPMSolverMultistepScheduler    DPMSolverPP2M   trailing spacing; others walk grids of their own
-    EulerDiscreteScheduler         DDIM            trailing spacing; Euler's method on sigma / alpha
+    DPMSolverMultistepScheduler    DPMSolverPP     order 1 to 3; as an SDE, eta 1, 1 and 2
+    UniPCMultistepScheduler        UniPC           order 1 to 3, bh1 or bh2
+    DEISMultistepScheduler         DEIS            order 1 to 3
+    LMSDiscreteScheduler           LMS             order 4, as its pipeline calls it
+    KDPM2DiscreteScheduler         DPMSolver2      and KDPM2AncestralDiscrete, eta 1
+    EulerDiscreteScheduler         DDIM            Euler's method on sigma / alpha
+    EulerAncestralDiscrete...      DDIM            eta 1
 
-Every key is used, or without effect there too, or refused by name.
+From the third on trailing spacing, and leading where x is walked on sigma / alpha: the last five.
+The others' other spacings are of one step more than is taken, which no grid here is.
+
+Every key is used, or without effect there too, or refused by name; INSTEAD has a word on
+schedulers that are not read.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,52 +33,14 @@ from ..discrete import (
     SignalLeftWarning,
 )
 from ..grids import Grid, LeadingGrid, LinspaceGrid, TrailingGrid
+from ..multistep import DEIS, LMS, DPMSolverPP, UniPC
 from ..parameterization import Parameterization, PredictData, PredictNoise, PredictV
+from ..singlestep import DPMSolver2
 from ..solvers import DDIM, Ancestral, DPMSolverPP2M, Solver
+from .diffusers_defaults import DEFAULTS, INSTEAD, NEUTRAL
 from .diffusers_unet import choice
 
 FILE = "scheduler_config.json"
-TABLE = {  # what a missing key means, and what may be said of the betas
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "rescale_betas_zero_snr": False,
-    "prediction_type": "epsilon",
-    "steps_offset": 0,
-}
-THRESHOLD = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
-CLIP = {"clip_sample": True, "clip_sample_range": 1.0, "timestep_spacing": "leading"}
-SPECIAL_GRIDS = {
-    **{"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False},
-    "final_sigmas_type": "zero",
-    "timestep_spacing": "linspace",
-}
-DEFAULTS: dict[str, dict[str, Any]] = {  # of diffusers 0.42's constructors
-    "DDPMScheduler": {**TABLE, **THRESHOLD, **CLIP, "variance_type": "fixed_small"},
-    "DDIMScheduler": {**TABLE, **THRESHOLD, **CLIP, "set_alpha_to_one": True},
-    "DPMSolverMultistepScheduler": {
-        **{**TABLE, **THRESHOLD, **SPECIAL_GRIDS},
-        **{"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"},
-        **{"lower_order_final": True, "euler_at_final": False, "use_lu_lambdas": False},
-        **{"use_flow_sigmas": False, "flow_shift": 1.0, "lambda_min_clipped": -float("inf")},
-        **{"variance_type": None, "use_dynamic_shifting": False},
-        "time_shift_type": "exponential",
-    },
-    "EulerDiscreteScheduler": {
-        **{**TABLE, **SPECIAL_GRIDS, "interpolation_type": "linear", "timestep_type": "discrete"},
-        **{"sigma_min": None, "sigma_max": None},
-    },
-}
-NEUTRAL: dict[str, Any] = {  # keys without a counterpart: only at the value that does nothing
-    **{"trained_betas": None, "thresholding": False, "set_alpha_to_one": True},
-    **{"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False},
-    **{"final_sigmas_type": "zero", "algorithm_type": "dpmsolver++", "solver_type": "midpoint"},
-    **{"use_lu_lambdas": False, "use_flow_sigmas": False, "use_dynamic_shifting": False},
-    **{"lambda_min_clipped": -float("inf"), "interpolation_type": "linear"},
-    **{"timestep_type": "discrete", "sigma_min": None, "sigma_max": None},
-}
 BETAS = {"linear": LinearBetas, "scaled_linear": ScaledLinearBetas, "sigmoid": SigmoidBetas}
 COSINE = "squaredcos_cap_v2"
 PREDICTS: dict[str, Any] = {
@@ -99,7 +70,7 @@ def read_schedule(raw: Mapping[str, Any]) -> Schedule:
 
     Raises: ValueError, naming the key, for what has no counterpart.
     """
-    defaults = choice({"_class_name": None, **raw}, "_class_name", DEFAULTS, FILE)
+    defaults = defaults_of(raw.get("_class_name"))
     settings = {**defaults, **{key: value for key, value in raw.items() if key in defaults}}
     for key in NEUTRAL.keys() & defaults.keys():
         choice(settings, key, {NEUTRAL[key]: None}, FILE)
@@ -116,9 +87,20 @@ def read_schedule(raw: Mapping[str, Any]) -> Schedule:
     return Schedule(process, predict, sampling, learned, notes)
 
 
+def defaults_of(name: Any) -> dict[str, Any]:
+    """What a scheduler of this class is made with. Raises: ValueError where it is not read here."""
+    try:
+        defaults: dict[str, Any] = choice({"_class_name": name}, "_class_name", DEFAULTS, FILE)
+    except ValueError as error:
+        if name not in INSTEAD:
+            raise
+        raise ValueError(f"{error} {INSTEAD[name]}") from None
+    return defaults
+
+
 def process_of(settings: Mapping[str, Any]) -> tuple[DiscreteVP, tuple[str, ...]]:
     """The table of betas, and what is to be said of it."""
-    steps, zero = settings["num_train_timesteps"], settings["rescale_betas_zero_snr"]
+    steps, zero = settings["num_train_timesteps"], settings.get("rescale_betas_zero_snr", False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SignalLeftWarning)
         process: DiscreteVP
@@ -150,10 +132,9 @@ def sampling_of(name: str, settings: Mapping[str, Any]) -> SamplingConfig:
     elif name == "DDIMScheduler":
         solver, steps = DDIM(), 50
     else:
-        choice(settings, "timestep_spacing", {"trailing": None}, FILE)
-        orders: dict[int, Solver] = {1: DDIM(), 2: DPMSolverPP2M()}
-        solver = choice({"solver_order": 1, **settings}, "solver_order", orders, FILE)
-        steps = 25
+        spacings = {"trailing": None, **({"leading": None} if name in ON_RATIO else {})}
+        choice(settings, "timestep_spacing", spacings, FILE)
+        solver, steps = SOLVERS[name](settings), 25
     if settings["steps_offset"] and settings["timestep_spacing"] == "leading":
         steps = min(steps, total // 2)  # a stride of 1 has no room for an offset
     clipped = settings.get("clip_sample", False)
@@ -168,6 +149,46 @@ def sampling_of(name: str, settings: Mapping[str, Any]) -> SamplingConfig:
     )
 
 
+def dpm_solver(settings: Mapping[str, Any]) -> Solver:
+    """DPMSolverMultistepScheduler's: of order 1 it is DDIM, with or without noise."""
+    choice(settings, "solver_type", {"midpoint": None}, FILE)
+    kinds = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}
+    eta = choice(settings, "algorithm_type", kinds, FILE)
+    ode: dict[int, Solver] = {1: DDIM(), 2: DPMSolverPP2M(), 3: DPMSolverPP(3)}
+    sde: dict[int, Solver] = {1: DDIM(1.0), 2: DPMSolverPP(2, 1.0)}
+    solver: Solver = choice(settings, "solver_order", sde if eta else ode, FILE)
+    return solver
+
+
+def unipc(settings: Mapping[str, Any]) -> Solver:
+    if settings["disable_corrector"]:
+        raise ValueError(
+            f"{FILE} has disable_corrector = {settings['disable_corrector']!r}, which has no "
+            "counterpart here; [] can be read."
+        )
+    bh1 = choice(settings, "solver_type", {"bh1": True, "bh2": False}, FILE)
+    return UniPC(choice(settings, "solver_order", {n: n for n in (1, 2, 3)}, FILE), bh1)
+
+
+def deis(settings: Mapping[str, Any]) -> Solver:
+    choice(settings, "algorithm_type", {"deis": None}, FILE)
+    choice(settings, "solver_type", {"logrho": None}, FILE)
+    return DEIS(choice(settings, "solver_order", {n: n for n in (1, 2, 3)}, FILE))
+
+
+SOLVERS: dict[str, Callable[[Mapping[str, Any]], Solver]] = {
+    "DPMSolverMultistepScheduler": dpm_solver,
+    "UniPCMultistepScheduler": unipc,
+    "DEISMultistepScheduler": deis,
+    "LMSDiscreteScheduler": lambda settings: LMS(),
+    "KDPM2DiscreteScheduler": lambda settings: DPMSolver2(),
+    "KDPM2AncestralDiscreteScheduler": lambda settings: DPMSolver2(eta=1.0),
+    "EulerDiscreteScheduler": lambda settings: DDIM(),
+    "EulerAncestralDiscreteScheduler": lambda settings: DDIM(eta=1.0),
+}
+ON_RATIO = [name for name in SOLVERS if "Multistep" not in name]
+
+
 def departures(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Where the same settings give another image in diffusers."""
     spacing, notes = settings["timestep_spacing"], []
@@ -179,6 +200,20 @@ def departures(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     ends_above_0 = spacing == "trailing" or (spacing == "leading" and settings["steps_offset"])
     if settings.get("variance_type") in ("fixed_large", "learned_range") and ends_above_0:
         notes.append("diffusers adds noise in the last step of this grid; here it adds none.")
+    if settings.get("solver_type") == "bh1":
+        notes.append("diffusers' UniPC with bh1 ends in NaN, infinity times 0; here it does not.")
+    if name == "DEISMultistepScheduler":
+        notes.append(
+            "diffusers' DEIS ends at the lowest noise of the table; here the last step goes on to "
+            "the clean image."
+        )
+    if settings.get("solver_order", 1) == 3 and name != "UniPCMultistepScheduler":
+        notes.append("diffusers lowers the order of the last steps only below 15 of them.")
+    if name.startswith("KDPM2"):
+        notes.append(
+            "diffusers interpolates the noise level in the middle of a step by another curve: "
+            "images agree to a few thousandths."
+        )
     return tuple(notes)
 
 
