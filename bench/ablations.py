@@ -68,7 +68,7 @@ def flow(run: Run) -> Run:
         process=RectifiedFlow(),
         parameterization=PredictVelocity(),
         objective=Denoising(LogitNormalTimes()),
-        network=replace(run.network, noise_scale=1.0),  # type: ignore[call-arg]
+        network=replace(run.network, noise_scale=1.0),  # type: ignore[type-var]
     )
 
 
@@ -79,7 +79,7 @@ def noise(run: Run) -> Run:
         process=CosineBetas(steps=1000),
         parameterization=PredictNoise(),
         objective=Denoising(DiscreteTimes(steps=1000)),
-        network=replace(run.network, noise_scale=1.0),  # type: ignore[call-arg]
+        network=replace(run.network, noise_scale=1.0),  # type: ignore[type-var]
     )
 
 
@@ -200,9 +200,8 @@ def found(begin: Callable[[], Run], data: ImageData, yard: Yard, name: str) -> F
 def distances(models: Mapping[str, nn.Module], ours: Ours, yard: Yard) -> dict[str, list[float]]:
     """By name (distance, error) of the images that each draws."""
     count = yard.count
-    order = Order(
-        range(count), [k % CLASSES for k in range(count)], tuple(yard.test.images.shape[1:])
-    )  # type: ignore[arg-type]
+    shape = (yard.test.channels, *yard.test.size)
+    order = Order(range(count), [k % CLASSES for k in range(count)], shape)
     made = {}
     for name, model in models.items():
         conditions, device = ours.task.conditions, torch.device("cpu")

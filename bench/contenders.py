@@ -28,13 +28,15 @@ Draw = Callable[[Sequence[int], Labels], Tensor]  # (seeds, labels) to uint8 (N,
 
 
 class Contender(Protocol):
-    """key: of rows and folders. words: what it is. sampler: in words. calls: network calls an
-    image, both branches of guidance counted."""
+    """key: of rows and folders. words: what it is; title: the same above its images. sampler: in
+    words. calls: network calls an image, both branches of guidance counted."""
 
     @property
     def key(self) -> str: ...
     @property
     def words(self) -> str: ...
+    @property
+    def title(self) -> str: ...
     @property
     def batch(self) -> int: ...
     @property
@@ -65,6 +67,7 @@ class OfRecipe:
 
     key: str
     words: str
+    title: str
     recipe: str
     share: float = 1.0
 
@@ -106,7 +109,7 @@ class OfRecipe:
         def drawn(seeds: Sequence[int], labels: Labels) -> Tensor:
             asked = labels if run.network.classes else None
             order = Order(seeds, asked, shape)
-            return draw(model, order, few, begun.task.conditions, torch.device("cpu"))
+            return draw(model, order, few, begun.task.conditions, torch.device("cpu"))  # type: ignore[arg-type]
 
         return drawn, few.steps / run.sampling.steps
 
@@ -147,7 +150,8 @@ class OfDiffusers:
     """Source 000's recipe by diffusers itself, class-conditional, at the peer's best settings."""
 
     key: str = "diffusers"
-    words: str = "source 000's recipe by diffusers"
+    words: str = "source 000's recipe by diffusers, with classes, at its best settings here"
+    title: str = "source 000 by diffusers"
     batch: int = 16
     guidance: float = 1.0
     sampler: str = f"DPMSolverMultistepScheduler, {DPM_STEPS} steps"
@@ -170,10 +174,13 @@ class OfDiffusers:
         return drawer(Tutorial.saved(folder), DPM_STEPS)
 
 
-OURS = OfRecipe("fashion_fast", "ours: recipe fashion_fast", "fashion_fast")
-CONTENDERS: tuple[Contender, ...] = (
-    OURS,
-    OfRecipe("four_conv", "source 002's network and recipe, mended", "four_conv_mnist", 0.1),
-    OfDiffusers(),
+OURS = OfRecipe("fashion_fast", "ours: recipe fashion_fast", "ours", "fashion_fast")
+FOUR_CONV = OfRecipe(
+    "four_conv",
+    "source 002's network and recipe, mended; it has no classes",
+    "source 002 (no classes)",
+    "four_conv_mnist",
+    0.1,
 )
-DIGITS = OfRecipe("digits_fast", "ours: recipe digits_fast", "digits_fast")
+CONTENDERS: tuple[Contender, ...] = (OURS, FOUR_CONV, OfDiffusers())
+DIGITS = OfRecipe("digits_fast", "ours: recipe digits_fast", "ours", "digits_fast")

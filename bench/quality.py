@@ -121,7 +121,7 @@ def fashion(options: Options, seconds: int) -> tuple[Facts, list[Row], Facts]:
         train = partial(one.train, options.data, folder, steps, precision)
         wall = once(folder, steps, train)
         rows.append(judged(one, folder, yard, measured, {"steps": steps, "wall_s": wall}))
-        pictures[one.words] = yard.shown_of(stored(folder))
+        pictures[one.title] = yard.shown_of(stored(folder))
         say(f"  {one.words}: {rows[-1].facts['distance']:.2f}")
     name = f"bench-quality-samples-{seconds // 60}.webp"
     side_by_side(pictures, yard.names, folder_of_pictures(options) / name)
@@ -250,9 +250,7 @@ class Yard:
 
 def judged(one: Contender, folder: Path, yard: Yard, measured: dict[str, Row], facts: Facts) -> Row:
     """The contender's row: a step's seconds, and all that came of them."""
-    begun = time.monotonic()
     images = drawn_by(partial(one.drawer, folder), folder, yard.count)
-    wall = round(time.monotonic() - begun, 1)
     found = yard.distance(images)
     step, drawing = measured[one.key], measured.get(f"{one.key}: drawing")
     facts = facts | {
@@ -264,7 +262,6 @@ def judged(one: Contender, folder: Path, yard: Yard, measured: dict[str, Row], f
         "sampler": one.sampler,
         "calls": one.calls,
         "s_for_1000": None if drawing is None else round(1000 / drawing.rate, 2),
-        "wall_drawing_s": wall,
         "precision": step.facts["precision"],
     }
     return Row(one.key, step.seconds, one.batch, "images", 0.0, facts)
@@ -332,7 +329,7 @@ def digits(options: Options) -> tuple[Facts, list[Row], Facts]:
 
 def floor_of_halves(data: ImageData, network: Features) -> Facts:
     """One half of the images beside the other: half as many as are drawn, so a little too high."""
-    half: Sequence[int] = spread(len(data), len(data) // 2, data.labels)
+    half = spread(len(data), len(data) // 2, data.labels)
     rest = torch.ones(len(data), dtype=torch.bool)
     rest[half] = False
     found = frechet_estimate(network(data.images[half]), Moments.of(network(data.images[rest])))
