@@ -61,11 +61,11 @@ def test_every_flag_that_is_shown_exists(readme):
     from sfumato.parsing import parse
 
     shown = re.findall(
-        r"^sfumato ((?:train|sample|info|compare|distill|tune|spectra|import|export) .*?)"
-        r"(?:\s+#.*)?$",
+        r"^sfumato ((?:train|sample|info|compare|distill|tune|sweep|spectra|doctor|explain|import"
+        r"|export) .*?)(?:\s+#.*)?$",
         (ROOT / readme).read_text("utf-8"),
         re.M,
     )
-    assert len(shown) == 18
+    assert len(shown) == 21
     for command in shown:
         parse(shlex.split(command))

@@ -34,6 +34,7 @@ from .planning import check_same
 from .prefetching import source_for
 from .preflight import check_disk, forecast, rehearse, settle_memory
 from .recipes.own_images import reasons
+from .results import version
 from .session import Session, steps_of
 from .shards import in_shards, read_checked
 from .stopping import StopRequest
@@ -215,6 +216,7 @@ class Trainer:
     def _tell(self, folder: Path, resumed: bool, reporter: Reporter) -> None:
         """The block that stands above the progress, and a word where the images are few."""
         told = {**facts(self.run, self.data, self.device, folder), "split": self._split_words()}
+        told["program"] = version()
         if self.peers.size > 1:
             way = "FSDP2" if self.run.train.fsdp else "DDP"
             told["processes"] = f"{self.peers.size}, by {way}, which share the batch"

@@ -49,6 +49,8 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0;
   border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 500; }
 td.number, th.number { text-align: right; white-space: nowrap; }
+@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding-right: .6rem; }
+  td:first-child { min-width: 8.5rem; } td.number:first-child { min-width: 0; } }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr));
   gap: 1rem; }
 .shots { display: flex; gap: .8rem; overflow-x: auto; }

@@ -77,14 +77,14 @@ def evaluation(folder: Path) -> str:
     if where is None:
         return ""
     parts = [] if path is None else [_evaluated(path)]
-    for name, text in (
-        ("evaluation.png", ""),
-        ("nearest.png", NEAREST_TEXT),
-        ("spectrum.png", SPECTRUM_TEXT),
+    for name, text, style in (
+        ("evaluation.png", "", "wide plot"),
+        ("nearest.png", NEAREST_TEXT, "wide"),
+        ("spectrum.png", SPECTRUM_TEXT, "plot"),
     ):
         if (where.parent / name).is_file():
             parts.append(paragraph(text) if text else "")
-            parts.append(picture(where.parent / name, name, "wide plot"))
+            parts.append(picture(where.parent / name, name, style))
     return section("Measured", *parts)
 
 

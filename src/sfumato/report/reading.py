@@ -48,11 +48,13 @@ def newest(folder: Path, pattern: str) -> Path | None:
 
 
 def versions_of(folder: Path) -> str:
-    """The versions that trained the run, as its log says; the last ones of several."""
+    """The versions and the commit that trained the run, as its log says; the last of several."""
     log = folder / "log.txt"
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     told = re.findall(r"^  versions +(.*)$", text, re.MULTILINE)
-    return told[-1].strip() if told else ""
+    commits = re.findall(r"^  program +\S+ \((.+)\)$", text, re.MULTILINE)
+    commit = f", commit {commits[-1]}" if commits else ""
+    return f"{told[-1].strip()}{commit}" if told else ""
 
 
 def draws(run: Mapping[str, Any]) -> bool:
