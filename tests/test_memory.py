@@ -17,7 +17,9 @@ def faults():
         torch.ones(12_000_000).sum()  # 48 MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-usual, told, kept = faults(), keep_freed(), faults()
+usual, told = faults(), keep_freed()
+faults()  # takes a block or a few, as the heap lies
+kept = faults()
 keep_freed(False)
 print(usual, told, kept, faults())
 """
@@ -29,8 +31,8 @@ def test_large_blocks_are_taken_from_the_system_once():
     usual, told, kept, again = done.stdout.split()
     if told == "False":
         pytest.skip("this system's allocator can't be told")
-    assert int(kept) < int(usual) / 4
-    assert int(again) > int(kept) * 2
+    assert int(kept) < int(usual) / 100
+    assert int(again) > int(usual) / 2
 
 
 def test_it_says_whether_it_did():

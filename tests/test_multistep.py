@@ -238,6 +238,16 @@ def test_the_first_step_may_start_from_pure_noise(process, solver):
     assert torch.isfinite(sample(mixture(process), x, times, solver, randn_like=Draws())).all()
 
 
+@pytest.mark.parametrize("process", NO_SIGNAL, ids=name)
+@pytest.mark.parametrize("solver", [TimeDEIS(3), IPNDM()], ids=str)
+def test_nothing_known_is_used_while_there_is_no_signal(process, solver):
+    """As in the second of two steps within pure noise, which a process of one's own may have."""
+    t, s, before = f64(process.t_max), process.time_at_ratio(f64(5.0)), normal(4, 2, seed=1)
+    memory = (before,) if isinstance(solver, IPNDM) else (Known(1.5 * t, before),)
+    step = Step(mixture(process), process, normal(4, 2), t, s, memory, no_noise)
+    torch.testing.assert_close(solver(step)[0], DDIM()(step)[0])
+
+
 # ---- what comes with a step
 
 
