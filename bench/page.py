@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import plots, quality_page
+from . import plots, quality_page, sampling_page
 from .ceiling import best, of_training
 from .machine import ROOT
 from .options import Options, say
@@ -52,7 +52,7 @@ INTRO = {
     "A thread gathers and mirrors its images and draws its noise, beside the step before it.",
     "quality": quality_page.INTRO,
     "ablations": quality_page.ABLATIONS,
-    "sampling": "Class-conditional images by one process; solver and guidance as the run has them.",
+    "sampling": sampling_page.INTRO,
     "startup": "From typing the command. `import torch` stands beside it: nothing here can be "
     "faster.",
     "scale": "Our U-Net with widths 1-2-2, seconds a training step.",
@@ -181,16 +181,6 @@ def seconds_table(part: Part, name: str = "") -> str:
     return table([name, "s, median [quartiles]"], [[row.name, brackets(row)] for row in part.rows])
 
 
-def of_sampling(found: Everything) -> str:
-    (part,) = found["sampling"].values()
-    head = ["", "network calls an image", f"s for {part.settings['images']:,} images", "images/s"]
-    rows = [
-        [row.name, str(row.facts["nfe"]), brackets(row, 2), f"{row.rate:,.0f}"] for row in part.rows
-    ]
-    words = f"The run: `{part.settings['run']}`, {part.settings['precision']}.\n\n"
-    return words + table(head, rows) + again(part)
-
-
 def of_input(found: Everything) -> str:
     parts, pieces = found["input"], []
     if "folder" in parts:
@@ -316,7 +306,7 @@ BODIES: dict[str, Callable[[Everything], str]] = {
     "input": of_input,
     "quality": lambda found: quality_page.body(found["quality"]),
     "ablations": lambda found: quality_page.ablations(found["ablations"]),
-    "sampling": of_sampling,
+    "sampling": lambda found: sampling_page.body(found["sampling"]),
     "startup": of_startup,
     "scale": of_scale,
 }

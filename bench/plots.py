@@ -168,14 +168,26 @@ def imports(parts: Parts) -> Figure:
 
 
 def samplings(parts: Parts) -> Figure:
-    """Seconds for all images by network calls an image."""
+    """Distance by seconds for all images, a mark a sampler."""
     (part,) = parts.values()
-    made, (axis,) = figure(4.5, 3.0)
-    axis.plot([r.facts["nfe"] for r in part.rows], [r.median for r in part.rows], "o-", color=BLUE)
-    axis.set_ylim(bottom=0)
-    axis.set_xlim(left=0)
-    axis.set_xlabel("network calls an image", fontsize=8)
-    axis.set_ylabel(f"seconds for {part.settings['images']:,} images", fontsize=8)
+    made, (axis,) = figure(7.2, 3.6)
+    looks = {"reference": (GREY, "s"), "tuned": (BLUE, "o"), "fixed": (ORANGE, "^")}
+    for kind, (colour, marker) in looks.items():
+        rows = [row for row in part.rows if row.facts["kind"] == kind]
+        x, y = [row.median for row in rows], [row.facts["distance"] for row in rows]
+        axis.plot(x, y, marker, color=colour, label=kind)
+    named = sorted(part.rows, key=lambda row: row.facts["distance"])
+    for row in [one for one in named if one.facts["kind"] != "fixed"] + [
+        one for one in named if one.facts["kind"] == "fixed"
+    ][:2]:
+        place = (row.median, row.facts["distance"])
+        axis.annotate(row.name, place, (6, -3), fontsize=8, color=DARK, textcoords="offset points")
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.margins(x=0.25)
+    axis.set_xlabel(f"seconds for {part.settings['images']:,} images", fontsize=8)
+    axis.set_ylabel("squared Frechet distance", fontsize=8)
+    axis.legend(frameon=False, fontsize=8)
     return made
 
 
