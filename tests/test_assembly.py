@@ -14,12 +14,13 @@ from sfumato.devices import Trial, faster_precision, pick_device
 from sfumato.exact import Empirical
 from sfumato.generation import Order, class_rows, draw, wrapped
 from sfumato.grids import KarrasGrid
+from sfumato.networks.exactness import Error
 from sfumato.parameterization import EDMPreconditioning
 from sfumato.prediction import Prediction
 from sfumato.process import Karras
 from sfumato.recipes import RECIPES
 from sfumato.solvers import DPMSolverPP2M
-from sfumato.tasks import Parts, settle_precision, task_of
+from sfumato.tasks import Parts, settle_precision, task, task_of
 from tiny import CPU, images, parts, run
 
 
@@ -94,6 +95,19 @@ def test_precision_is_kept_as_asked_and_otherwise_decided_with_a_reason():
     decided, reason = settle_precision(task_of(replace(run(), precision="auto"), parts))
     assert decided in ("fp32", "bf16")
     assert reason.startswith(f"{decided}: here bf16")
+
+
+def test_bf16_is_not_taken_where_one_of_its_convolutions_is_wrong(monkeypatch):
+    parts = Parts(Path("none"), None, images(), None, CPU, print)
+    fast = lambda trials: ("bf16", "bf16: here bf16 takes 0.50 of fp32's time")  # noqa: E731
+    monkeypatch.setattr(task, "faster_precision", fast)
+    automatic = task_of(replace(run(), precision="auto"), parts)
+    assert settle_precision(automatic)[0] == "bf16"
+    assert "convolutions are right to 0." in settle_precision(automatic)[1]
+    wrong = Error(0.3, "3 x 3, 8 to 8 channels at 8 x 8")
+    monkeypatch.setattr(task, "worst_convolution", lambda *_: wrong)
+    said = "fp32: here bf16's convolution 3 x 3, 8 to 8 channels at 8 x 8 is wrong by 30%"
+    assert settle_precision(automatic) == ("fp32", said)
 
 
 def test_bf16_runs_the_network_only_and_agrees_with_fp32():

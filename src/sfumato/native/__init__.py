@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -43,6 +44,13 @@ def takes(name: str, x: Tensor) -> bool:
     )
 
 
+@functools.cache
+def can(name: str, dtype: torch.dtype) -> bool:
+    """Whether native/NAME.c was built for that type: some want instructions that not all have."""
+    loaded = library(name)
+    return loaded is not None and bool(getattr(loaded, f"can_{SUFFIX[dtype]}")())
+
+
 def call(
     name: str, function: str, told: ctypes.Structure, dtype: torch.dtype, *tensors: Tensor | None
 ) -> None:
@@ -70,8 +78,8 @@ def why_not() -> str:
     if not list(openmp().glob("libgomp*")):
         return "PyTorch brings no OpenMP library to share"
     try:
-        for source in SOURCES.glob("*.c"):
-            built(source)
+        with ThreadPoolExecutor() as pool:  # a compiler each: they take a second or two
+            list(pool.map(built, SOURCES.glob("*.c")))
     except (OSError, subprocess.SubprocessError) as error:
         return f"compiling it failed: {error}"
     return ""

@@ -32,6 +32,7 @@ from .layers import (
     pad_to_multiple,
     zeroed,
 )
+from .winograd import convolve
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         norm, _, convolution = self.in_layers
-        h = convolution(self.resampled(norm(x, silu=True)))
+        h = convolve(convolution, self.resampled(norm(x, silu=True)))
         changes = self.emb_layers(embedding)
         return self.skip_connection(self.resampled(x)) + self.finished(h, changes)
 
@@ -146,9 +147,9 @@ class Residual(nn.Module):
         """The second half, told `changes` (B, out or 2 out)."""
         norm, _, dropout, convolution = self.out_layers
         if not self.scale_shift:
-            return convolution(dropout(norm(h, add=changes, silu=True)))
+            return convolve(convolution, dropout(norm(h, add=changes, silu=True)))
         scale, shift = changes.chunk(2, dim=1)
-        return convolution(dropout(norm(h, scale=scale, shift=shift, silu=True)))
+        return convolve(convolution, dropout(norm(h, scale=scale, shift=shift, silu=True)))
 
 
 class Attention(nn.Module):

@@ -29,6 +29,7 @@ from .layers import (
     pad_to_multiple,
     zeroed,
 )
+from .winograd import convolve
 
 EPSILON = 1e-6  # of the norms: diffusers' for this network, where its U-Nets have 1e-5
 LOG_VAR_RANGE = (-30.0, 20.0)  # diffusers' and the original's; exp() of it is finite in float32
@@ -85,8 +86,8 @@ class Residual(nn.Module):
         self.conv_shortcut = None if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.norm1(x, silu=True))
-        h = self.conv2(self.norm2(h, silu=True))
+        h = convolve(self.conv1, self.norm1(x, silu=True))
+        h = convolve(self.conv2, self.norm2(h, silu=True))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 

@@ -2,6 +2,9 @@
 
 1 x 1                         a product of matrices
 3 x 3 after doubling pixels   four 2 x 2 kernels on the pixels before: 16 products for 36
+3 x 3                         winograd.py: 16 products for 36
+
+A layer that someone watches by a hook is called itself.
 """
 
 from typing import Any
@@ -18,7 +21,7 @@ def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x), (B, C, H, W), of a 1 x 1 convolution or of whatever stands in its place."""
     if not (isinstance(layer, nn.Conv2d) and _is_ours(x)) or layer.kernel_size != (1, 1):
         return layer(x)
-    if layer.stride != (1, 1) or layer.groups != 1:
+    if watched(layer) or layer.stride != (1, 1) or layer.groups != 1:
         return layer(x)
     y = F.linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias)
     return y.permute(0, 3, 1, 2)
@@ -32,13 +35,20 @@ def doubled(layer: nn.Module, x: Tensor) -> Tensor:
     return _Interleaved.apply(F.conv2d(x, _folded(layer.weight), bias, padding=1))
 
 
+def watched(layer: nn.Module) -> bool:
+    """Whether someone waits for the layer's call, which what stands in its place would not make."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
+    return any((*hooks, layer._backward_hooks, layer._backward_pre_hooks))
+
+
 def _is_ours(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _is_plain(layer: nn.Conv2d) -> bool:
     settings = (layer.stride, layer.padding, layer.dilation)
-    return layer.kernel_size == (3, 3) and settings == ((1, 1),) * 3 and layer.groups == 1
+    plain = settings == ((1, 1),) * 3 and layer.groups == 1 and not watched(layer)
+    return layer.kernel_size == (3, 3) and plain
 
 
 def _folded(weight: Tensor) -> Tensor:

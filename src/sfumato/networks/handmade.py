@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from .embeddings import Conditioning
 from .layers import GroupNorm, check_images, pad_to_multiple, zeroed
+from .winograd import convolve
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, config.embedding), after its SiLU."""
-        h = self.norm1(self.conv1(x), silu=True) + self.told(embedding)[:, :, None, None]
-        return self.skip(x) + self.norm2(self.conv2(h), silu=True)
+        h = self.norm1(convolve(self.conv1, x), silu=True) + self.told(embedding)[:, :, None, None]
+        return self.skip(x) + self.norm2(convolve(self.conv2, h), silu=True)
 
 
 class Down(nn.Module):

@@ -22,6 +22,7 @@ from .convolving import pointwise
 from .embeddings import ClassEmbedding
 from .fused_rms import rms_act
 from .layers import GroupNorm, attend, check_images, pad_to_multiple
+from .winograd import convolve
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
         """modulation: (B, 2 outputs), the scales and then the shifts."""
         scale, shift = (None, None) if modulation is None else modulation.chunk(2, dim=1)
-        return self.norm(self.proj(x), scale=scale, shift=shift, silu=True)
+        return self.norm(convolve(self.proj, x), scale=scale, shift=shift, silu=True)
 
 
 class Residual(nn.Module):

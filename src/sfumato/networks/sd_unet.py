@@ -30,6 +30,7 @@ from .layers import (
     pad_to_multiple,
     zeroed,
 )
+from .winograd import convolve
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, 4 channels), after its SiLU."""
-        h = self.conv1(self.norm1(x, silu=True))
+        h = convolve(self.conv1, self.norm1(x, silu=True))
         h = self.norm2(h, add=self.temb_proj(embedding), silu=True)
-        return pointwise(self.nin_shortcut, x) + self.conv2(self.dropout(h))
+        return pointwise(self.nin_shortcut, x) + convolve(self.conv2, self.dropout(h))
 
 
 class Shrink(nn.Module):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import check_images
+from .winograd import convolve
 
 TIME_WIDTH = 128  # of the starter's layers that embed the noise level
 
@@ -108,7 +109,7 @@ class Pair(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.ln(x) if self.normalized else x
-        return F.silu(self.conv2(F.silu(self.conv1(h))))
+        return F.silu(convolve(self.conv2, F.silu(convolve(self.conv1, h))))
 
 
 def pairs(side: int, *widths: int, normalized: bool = True) -> nn.Sequential:

@@ -36,6 +36,7 @@ from .layers import (
     pad_to_multiple,
     zeroed,
 )
+from .winograd import convolve
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """embedding: (B, 4 channels), after its SiLU."""
-        h = self.conv1(self.norm1(x, silu=True))
+        h = convolve(self.conv1, self.norm1(x, silu=True))
         h = self.modulated(h, self.modulation(embedding))
-        return pointwise(self.skip, x) + self.conv2(self.dropout(h))
+        return pointwise(self.skip, x) + convolve(self.conv2, self.dropout(h))
 
     def modulated(self, h: Tensor, modulation: Tensor) -> Tensor:
         if not self.scale_shift:
@@ -164,7 +165,7 @@ class Down(nn.Module):
         self.blocks = nn.ModuleList(Block(config, c, width, attends) for c in inputs)
 
     def forward(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
-        features = [x if self.shrink is None else self.shrink(F.avg_pool2d(x, 2))]
+        features = [x if self.shrink is None else convolve(self.shrink, F.avg_pool2d(x, 2))]
         for block in self.blocks:
             features.append(block(features[-1], embedding))
         return features

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .convolving import doubled, pointwise
 from .layers import GroupNorm, attend, together
+from .winograd import convolve
 
 Resize = Callable[[Tensor], Tensor]
 
@@ -107,8 +108,8 @@ class Residual(nn.Module):
         h = self.norm1(x, silu=True)
         if self.resize is not None:
             x, h = self.resize(x), self.resize(h)
-        h = self.modulated(self.conv1(h), self.time_emb_proj(embedding))
-        h = self.conv2(self.dropout(h))
+        h = self.modulated(convolve(self.conv1, h), self.time_emb_proj(embedding))
+        h = convolve(self.conv2, self.dropout(h))
         skip = x if self.conv_shortcut is None else pointwise(self.conv_shortcut, x)
         return over(skip + h, self.factor)
 

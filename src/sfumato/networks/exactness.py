@@ -1,0 +1,76 @@
+"""How exact a network's own convolutions are in bfloat16: each of their shapes, beside float32."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .winograd import convolve
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Error:
+    """By how much of its size a result is wrong at worst: of y, or of a gradient. words: where."""
+
+    share: float
+    words: str
+
+
+def worst_convolution(model: nn.Module, forward: Callable[[], object]) -> Error | None:
+    """The largest error of the convolutions that `forward` runs in model; None where it has none.
+
+    Every distinct shape is tried once in bfloat16 and once in float32, on the same numbers.
+    """
+    errors = [error_of(layer, shape) for layer, shape in met(model, forward)]
+    return max(errors, key=lambda error: error.share, default=None)
+
+
+def met(model: nn.Module, forward: Callable[[], object]) -> Iterator[tuple[nn.Conv2d, Shape]]:
+    """The convolutions that differ in kernel or in the input (B, C, H, W) that they are given."""
+    found: dict[str, tuple[nn.Conv2d, Shape]] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        shape = tuple(inputs[0].shape)
+        found[f"{layer} {shape}"] = (layer, shape)
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        with torch.no_grad():
+            forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return iter(found.values())
+
+
+def error_of(layer: nn.Conv2d, shape: Shape) -> Error:
+    """Of y, of dx and of dw: the worst, each by the norm of its difference from float32.
+
+    The layer's own weights may be zeros; new ones are drawn, and torch's generator stays as it was.
+    """
+    own, device = copy.deepcopy(layer).float().requires_grad_(), layer.weight.device
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        own.to("cpu").reset_parameters()
+        x = torch.randn(shape).to(device)
+        upward = torch.randn(own.to(device)(x).shape).to(device)
+        exact, rough = (results(own, x, upward, reduced) for reduced in (False, True))
+    share = max(((b - a).norm() / a.norm()).item() for a, b in zip(exact, rough, strict=True))
+    side, size = (" x ".join(map(str, sizes)) for sizes in (layer.kernel_size, shape[2:]))
+    words = f"{side}, {layer.in_channels} to {layer.out_channels} channels at {size}"
+    return Error(share, words)
+
+
+def results(layer: nn.Conv2d, x: Tensor, upward: Tensor, reduced: bool) -> tuple[Tensor, ...]:
+    """(y, dx, dw) in float32; reduced: computed in bfloat16, as the networks do."""
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=reduced):
+        y = convolve(layer, x) if reduced else layer(x)
+    dx, dw = torch.autograd.grad(y, (x, layer.weight), upward.to(y.dtype))
+    return y.detach().float(), dx.float(), dw.float()

@@ -1,0 +1,65 @@
+"""The check of bf16's convolutions: it meets each of a network's own, and finds a wrong one."""
+
+import pytest
+import torch
+from torch import nn
+
+from sfumato.networks import UNetConfig, exactness
+from sfumato.networks.exactness import error_of, met, worst_convolution
+
+
+def network():
+    config = UNetConfig(in_channels=1, channels=32, multipliers=(1, 2), attention_at=(2,), patch=1)
+    return config.build()
+
+
+def forward(model, size=8):
+    return lambda: model(torch.zeros(4, 1, size, size), torch.zeros(4))
+
+
+def test_it_meets_every_kernel_once_and_leaves_no_hook():
+    model = network()
+    found = list(met(model, forward(model)))
+    layers = {str(module) for module in model.modules() if isinstance(module, nn.Conv2d)}
+    assert {str(layer) for layer, _ in found} == layers
+    assert len({f"{layer} {shape}" for layer, shape in found}) == len(found)
+    assert all(shape[0] == 4 and shape[1] == layer.in_channels for layer, shape in found)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_worst_of_a_network_is_a_few_roundings_and_nothing_else_changes():
+    model = network()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    worst = worst_convolution(model, forward(model))
+    assert 2**-9 / 4 < worst.share < 4 * 2**-9
+    assert "channels at" in worst.words
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_network_without_convolutions_has_no_worst():
+    model = nn.Linear(4, 4)
+    assert worst_convolution(model, lambda: model(torch.zeros(1, 4))) is None
+
+
+class Wrong(torch.autograd.Function):
+    """A convolution that is right forward, or not, and has a tenth too much of one gradient."""
+
+    @staticmethod
+    def forward(ctx, y, forward, backward):
+        ctx.backward = backward
+        return y * forward
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy * ctx.backward, None, None
+
+
+@pytest.mark.parametrize(("forward", "backward"), [(1.1, 1.0), (1.0, 1.1)])
+def test_a_wrong_kernel_is_found_whichever_way_it_is_wrong(monkeypatch, forward, backward):
+    monkeypatch.setattr(
+        exactness, "convolve", lambda layer, x: Wrong.apply(layer(x), forward, backward)
+    )
+    assert 0.09 < error_of(nn.Conv2d(8, 8, 3, padding=1), (4, 8, 6, 6)).share < 0.11

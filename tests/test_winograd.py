@@ -1,0 +1,181 @@
+"""Winograd's convolutions: what the definition gives, values and every gradient."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sfumato import native
+from sfumato.networks import winograd
+from sfumato.networks.convolving import doubled, pointwise
+from sfumato.networks.winograd import convolve
+
+needs_c = pytest.mark.skipif(
+    bool(native.why_not()) or not native.can("winograd", torch.float32),
+    reason=f"no C or no AVX here: {native.why_not()}",
+)
+TYPES = {torch.float32: 1e-6, torch.bfloat16: 6e-3}
+# (batch, inputs, outputs, height, width): whole tiles, cut ones, a panel and a part of one
+SHAPES = [(8, 32, 48, 8, 8), (16, 80, 32, 7, 5), (130, 32, 64, 1, 1), (2, 64, 144, 16, 15)]
+
+
+def gradients(function, layer, x, upward):
+    x = x.detach().clone().contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer.zero_grad()
+    y = function(layer, x)
+    y.backward(upward.to(y.dtype))
+    return [y.detach(), x.grad, *(p.grad.clone() for p in layer.parameters())]
+
+
+def plainly(layer, x):
+    return layer(x)
+
+
+def case(shape, bias=True, whole=False):
+    """A layer, x and dy; whole: small whole numbers, of which every sum is exact."""
+    batch, inputs, outputs, *size = shape
+    make = torch.Generator().manual_seed(sum(shape))
+
+    def draw(*sizes):
+        if whole:
+            return torch.randint(-2, 3, sizes, generator=make).float()
+        return torch.randn(*sizes, generator=make)
+
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+    for parameter in layer.parameters():
+        parameter.data.copy_(draw(*parameter.shape) * (4 if whole else 1))  # halves stay whole
+    return layer, draw(batch, inputs, *size), draw(batch, outputs, *size)
+
+
+def refuse(*_):
+    raise AssertionError("the plain convolution was called")
+
+
+@pytest.fixture
+def never_plain(monkeypatch):
+    monkeypatch.setattr(F, "conv2d", refuse)
+
+
+def types():
+    return [dtype for dtype in TYPES if not native.why_not() and native.can("winograd", dtype)]
+
+
+@needs_c
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients_are_those_of_the_definition(shape, bias):
+    for dtype in types():
+        layer, x, upward = case(shape, bias)
+        x, upward = x.to(dtype), upward.to(dtype)
+        wanted = gradients(plainly, copy.deepcopy(layer).double(), x.double(), upward.double())
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = gradients(convolve, layer, x, upward)
+        for a, b in zip(found, wanted, strict=True):
+            assert (a.double() - b).norm() <= TYPES[dtype] * b.norm()
+
+
+@needs_c
+@pytest.mark.parametrize("shape", SHAPES)
+def test_of_whole_numbers_it_is_exact(shape):
+    """In float32 whole numbers below 2^24 are, and the transforms only halve and add."""
+    layer, x, upward = case(shape, whole=True)
+    wanted = gradients(plainly, layer, x, upward)
+    found = gradients(convolve, layer, x, upward)
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+@needs_c
+@pytest.mark.parametrize("dtype", TYPES)
+def test_neither_the_threads_nor_the_batch_change_a_bit(dtype):
+    if dtype not in types():
+        pytest.skip(f"no {dtype} here")
+    layer, x, upward = case((24, 64, 144, 8, 9))
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 5, 16):
+            torch.set_num_threads(number)
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                results.append(gradients(convolve, layer, x, upward))
+    finally:
+        torch.set_num_threads(threads)
+    for others in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(others[:3], results[0]))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16), torch.no_grad():
+        assert torch.equal(convolve(layer, x[8:16]), results[0][0][8:16])
+
+
+@needs_c
+def test_it_is_what_runs_where_it_fits(never_plain):
+    layer, x, _ = case(SHAPES[0])
+    assert convolve(layer, x).shape == (8, 48, 8, 8)
+
+
+LEFT_ALONE = {
+    "another layer": nn.Identity(),
+    "a step": nn.Conv2d(32, 32, 3, stride=2, padding=1),
+    "no border": nn.Conv2d(32, 32, 3),
+    "a wider view": nn.Conv2d(32, 32, 3, padding=2, dilation=2),
+    "groups": nn.Conv2d(32, 32, 3, padding=1, groups=2),
+    "another border": nn.Conv2d(32, 32, 3, padding=1, padding_mode="circular"),
+    "another size": nn.Conv2d(32, 32, 5, padding=1),
+    "few channels": nn.Conv2d(32, 16, 3, padding=1),
+    "an odd number of channels": nn.Conv2d(32, 40, 3, padding=1),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_any_other_layer_is_left_alone(name):
+    layer, x = LEFT_ALONE[name], torch.randn(16, 32, 8, 8)
+    assert torch.equal(convolve(layer, x), layer(x))
+
+
+@pytest.mark.parametrize("what", ["double", "few tiles", "bf16 weights", "meta"])
+def test_what_it_does_not_take_goes_the_usual_way(what):
+    layer, x = nn.Conv2d(32, 32, 3, padding=1), torch.randn(16, 32, 8, 8)
+    if what == "double":
+        layer, x = layer.double(), x.double()
+    if what == "few tiles":
+        x = x[:7]
+    if what == "bf16 weights":
+        layer, x = layer.bfloat16(), x.bfloat16()
+    if what == "meta":
+        assert convolve(layer.to("meta"), x.to("meta")).shape == x.shape
+        return
+    assert torch.equal(convolve(layer, x), layer(x))
+
+
+@needs_c
+def test_only_the_gradients_that_are_wanted_are_made(monkeypatch):
+    layer, x, upward = case(SHAPES[0])
+    monkeypatch.setattr(winograd, "_of_weights", refuse)
+    layer.requires_grad_(False)
+    x.requires_grad_()
+    convolve(layer, x).backward(upward)
+    assert x.grad is not None
+
+
+@needs_c
+def test_eight_lanes_give_what_sixteen_give(monkeypatch, tmp_path):
+    """The form for machines without AVX-512, built here whatever this machine has."""
+    layer, x, upward = case(SHAPES[3])
+    wanted = gradients(convolve, layer, x, upward)
+    monkeypatch.setenv("SFUMATO_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-mno-avx512f"))
+    narrow = native.built(native.SOURCES / "winograd.c")
+    monkeypatch.setattr(native, "library", lambda name: native.ctypes.CDLL(str(narrow)))
+    assert not native.can.__wrapped__("winograd", torch.bfloat16)
+    for a, b in zip(gradients(convolve, layer, x, upward), wanted, strict=True):
+        assert (a - b).norm() <= 1e-6 * b.norm()
+
+
+@pytest.mark.parametrize("function", [convolve, pointwise, doubled])
+def test_a_layer_with_a_hook_is_called_itself(function):
+    side = 1 if function is pointwise else 3
+    layer, x = nn.Conv2d(32, 32, side, padding=side // 2), torch.randn(16, 32, 8, 8)
+    seen = []
+    layer.register_forward_hook(lambda module, inputs, y: seen.append(y.shape[1]))
+    function(layer, x)
+    assert seen == [32]
