@@ -15,7 +15,9 @@ import test_doctor_faults as faults
 import tiny
 from sfumato import trainer
 from sfumato.arguments import Doctor
+from sfumato.commands import train as commands_train
 from sfumato.commands.doctor import run_doctor
+from sfumato.commands.train import look_back
 from sfumato.data import load
 from sfumato.doctor import look_at_run, record, verdict
 from sfumato.doctor.before import seconds_planned, warn_before
@@ -122,6 +124,19 @@ def test_doctor_run_writes_the_same_file_anew_and_a_locked_folder_is_no_failure(
     monkeypatch.setattr(record, "write_file", refuse)
     run_doctor(Doctor("run"))
     assert "does not show this: " in capsys.readouterr().err
+
+
+def test_a_run_of_over_a_minute_ends_with_its_film_and_any_with_the_verdict(
+    trained, tmp_path, monkeypatch
+):
+    folder = Path(copytree(trained, tmp_path / "run"))
+    look_back(folder, torch.device("cpu"), quiet=True)
+    assert "The doctor says of it: this would ruin" in (folder / "log.txt").read_text("utf-8")
+    assert not (folder / "film.webp").exists()
+    monkeypatch.setattr(commands_train, "WORTH_A_FILM", 0.0)
+    look_back(folder, torch.device("cpu"), quiet=True)
+    assert (folder / "film.webp").stat().st_size > 1000
+    assert "From noise to images" in (folder / "index.html").read_text("utf-8")
 
 
 def test_a_doctor_that_cannot_look_does_not_fail_the_training(tmp_path):

@@ -1,14 +1,14 @@
 """sfumato demo: digits, drawn by a model that was trained just now."""
 
-from ..arguments import Demo, Sample, Train
+from ..arguments import Demo, Train
 from ..console import Reporter
 from ..devices import pick_device
 from ..doctor.record import line_on_run
-from ..loading import load_run
+from ..folder import read_metrics
 from ..page import write_page
 from ..planning import plan
 from ..trainer import Trainer
-from .sample import make_film, order_of
+from .sample import film_of_run
 
 ENOUGH_STEPS = 500  # before it some digits are blots
 
@@ -22,13 +22,12 @@ def run_demo(args: Demo) -> None:
     if not finished:
         return
     with Reporter(folder / "log.txt", quiet=args.quiet) as reporter:
-        loaded = load_run(str(folder), device)
-        order = order_of(Sample(run=str(folder)), loaded)
-        make_film(loaded, loaded.run.sampling, folder / "film.webp", order)
+        film_of_run(folder, device)
         write_page(folder)
-        if loaded.step < ENOUGH_STEPS:
+        step = read_metrics(folder)[-1]["step"]
+        if step < ENOUGH_STEPS:
             reporter.say(
-                f"These are early drawings, after {loaded.step:,} steps. On a slow or busy machine "
+                f"These are early drawings, after {step:,} steps. On a slow or busy machine "
                 "give it more time: sfumato demo --time 10m"
             )
         reporter.say(

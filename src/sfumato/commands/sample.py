@@ -222,6 +222,15 @@ def make_film(loaded: Loaded, sampling: SamplingConfig, path: Path, order: Order
     write_film(points, loaded, smooth, path, few)
 
 
+def film_of_run(folder: Path, device: torch.device) -> Path:
+    """RUN/film.webp of a run that draws, as its own settings say."""
+    loaded = load_run(str(folder), device)
+    loaded = guided_as(loaded, loaded.run.sampling)
+    path = folder / "film.webp"
+    make_film(loaded, loaded.run.sampling, path, order_of(Sample(run=str(folder)), loaded))
+    return path
+
+
 def _few(order: Order) -> Order:
     """The first FILM_COLUMNS of each class or prompt, or the first square of them."""
     each: Sequence[Any] | None = order.prompts if order.labels is None else order.labels

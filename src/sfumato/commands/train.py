@@ -16,11 +16,16 @@ from ..data import ImageData
 from ..devices import pick_device
 from ..distributed import Group, number_of_process, own_device, peers_of
 from ..doctor.record import line_on_run
-from ..folder import find
+from ..folder import find, read_metrics
 from ..heartbeats import GONE
+from ..page import write_page
 from ..peers import LostPeerError, ToldError
 from ..planning import fields_of, plan, resume_folder
+from ..report.reading import draws, read_object
 from ..trainer import Trainer, facts
+from .sample import film_of_run
+
+WORTH_A_FILM = 60.0  # seconds of training: a film takes some of its own
 
 
 def run_train(args: Train) -> None:
@@ -65,7 +70,9 @@ def trained(args: Train, device: torch.device) -> int:
                 trainer.follow(peers)
             else:
                 old = resume_folder(args, run.name) if args.resume else None
-                tell(*trainer.start(old, args.out), args.quiet)
+                folder, finished = trainer.start(old, args.out)
+                if finished:
+                    look_back(folder, device, args.quiet)
     except LostPeerError as error:
         print(f"sfumato: {error}", file=sys.stderr)
         return GONE
@@ -74,11 +81,15 @@ def trained(args: Train, device: torch.device) -> int:
     return trainer.code
 
 
-def tell(folder: Path, finished: bool, quiet: bool) -> None:
-    """The doctor's verdict on a run that has ended."""
-    if finished:
-        with Reporter(folder / "log.txt", quiet=quiet) as reporter:
-            reporter.say(f"The doctor says of it: {line_on_run(folder)}")
+def look_back(folder: Path, device: torch.device, quiet: bool) -> None:
+    """Of a run that has ended: its film, on its page as well, and the doctor's verdict."""
+    seconds = max((row.get("seconds", 0.0) for row in read_metrics(folder)), default=0.0)
+    with Reporter(folder / "log.txt", quiet=quiet) as reporter:
+        if seconds >= WORTH_A_FILM and draws(read_object(folder / "run.json")):
+            reporter.say("filming how noise becomes images ...")
+            film_of_run(folder, device)
+            write_page(folder)
+        reporter.say(f"The doctor says of it: {line_on_run(folder)}")
 
 
 def after_restart(args: Train, count: str) -> Train:

@@ -10,7 +10,7 @@ from typing import Any
 from ..console import count, duration
 from .embedding import FILM_BYTES, embedded
 from .parts import command, facts, group, paragraph, picture, section
-from .reading import draws, read_object, read_rows, step_grids, versions_of
+from .reading import draws, newest, read_object, read_rows, step_grids, versions_of
 
 MOST_GRIDS = 60  # of those through training, so that a long run's page still opens on a phone
 GRIDS_BYTES = 4_000_000  # of all of these together
@@ -30,7 +30,9 @@ def samples(folder: Path, run: Mapping[str, Any]) -> str:
 
 
 def film(folder: Path) -> str:
-    names = ["film.webp", "film.gif"]
+    """The run's own, else the newest that sfumato sample drew."""
+    drawn = newest(folder, "drawn*/film.webp")
+    names = ["film.webp", "film.gif", *([] if drawn is None else [str(drawn.relative_to(folder))])]
     return first_picture(folder, names, "From noise to images", FILM_TEXT, most=FILM_BYTES)
 
 
