@@ -168,47 +168,45 @@ def imports(parts: Parts) -> Figure:
 
 
 def samplings(parts: Parts) -> Figure:
-    """Distance by seconds for all images, a mark a sampler."""
+    """Distance of each sampler, nearest first, with its seconds; a line marks 35 calls."""
     (part,) = parts.values()
-    made, (axis,) = figure(7.2, 3.6)
-    looks = {"reference": (GREY, "s"), "tuned": (BLUE, "o"), "fixed": (ORANGE, "^")}
-    for kind, (colour, marker) in looks.items():
-        rows = [row for row in part.rows if row.facts["kind"] == kind]
-        x, y = [row.median for row in rows], [row.facts["distance"] for row in rows]
-        axis.plot(x, y, marker, color=colour, label=kind)
-    named = sorted(part.rows, key=lambda row: row.facts["distance"])
-    for row in [one for one in named if one.facts["kind"] != "fixed"] + [
-        one for one in named if one.facts["kind"] == "fixed"
-    ][:2]:
-        place = (row.median, row.facts["distance"])
-        axis.annotate(row.name, place, (6, -3), fontsize=8, color=DARK, textcoords="offset points")
+    rows = sorted(part.rows, key=lambda row: row.facts["distance"])
+    colours = {"reference": GREY, "tuned": BLUE, "fixed": ORANGE}
+    made, (axis,) = figure(7.2, 0.8 + 0.26 * len(rows))
+    values = [row.facts["distance"] for row in rows]
+    axis.barh(range(len(rows)), values, 0.7, color=[colours[row.facts["kind"]] for row in rows])
+    for i, row in enumerate(rows):
+        words = f"{values[i]:.2f} in {row.median:.2g} s"
+        axis.annotate(words, (values[i], i), (4, 0), color=DARK, **OFFSET)
+    reference = next(row for row in rows if row.facts["kind"] == "reference")
+    axis.axvline(reference.facts["distance"], color=GREEN, lw=1)
+    axis.set_yticks(range(len(rows)), [f"{row.name} ({row.facts['nfe']})" for row in rows])
+    axis.invert_yaxis()
     axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.margins(x=0.25)
-    axis.set_xlabel(f"seconds for {part.settings['images']:,} images", fontsize=8)
-    axis.set_ylabel("squared Frechet distance", fontsize=8)
-    axis.legend(frameon=False, fontsize=8)
+    axis.minorticks_off()
+    axis.margins(x=0.15)
+    axis.set_xlabel("squared Frechet distance; in brackets calls", fontsize=8)
     return made
 
 
 def qualities(parts: Parts) -> Figure:
-    """Distances after the same minutes, a panel a length of training; a line marks the floor."""
-    shown = {case: part for case, part in parts.items() if case.startswith("fashion-")}
-    made, (axis,) = figure(7.2, 0.9 + 1.1 * max(1, len(shown)))
-    names, colours = [], (BLUE, ORANGE, GREY)
-    for part in shown.values():
-        for row, colour in zip(part.rows, colours, strict=False):
-            value = row.facts["distance"]
-            axis.barh(len(names), value, 0.7, color=colour)
-            axis.annotate(f"{value:.2f}", (value, len(names)), (3, 0), **OFFSET)
-            names.append(f"{row.facts['words']}, {part.settings['seconds'] // 60} min")
-    floors = [part.more["floor"] for part in shown.values()]
-    if floors:
-        axis.axvline(floors[0], color=GREEN, lw=1)
-        axis.annotate("floor", (floors[0], -0.6), (3, 0), color=GREEN, **OFFSET)
+    """Distances after the same minutes with twice their errors; a line marks the floor."""
+    shown = [part for case, part in parts.items() if case.startswith("fashion-")]
+    made, (axis,) = figure(6.5, 1.0 + 0.8 * max(1, len(shown)))
+    names = []
+    for part in shown:
+        for row, colour in zip(part.rows, (BLUE, ORANGE, GREY), strict=False):
+            place, value, error = len(names), row.facts["distance"], 2 * row.facts["error"]
+            axis.errorbar(value, place, xerr=error, fmt="o", ms=6, color=colour, ecolor=DARK)
+            axis.annotate(f"{value:.3g}", (value + error, place), (6, 0), **OFFSET)
+            names.append(f"{row.facts['title']}, {part.settings['seconds'] // 60} min")
+    for part in shown[:1]:
+        axis.axvline(part.more["floor"], color=GREEN, lw=1)
+        axis.annotate("floor", (part.more["floor"], -0.7), (3, 0), color=GREEN, **OFFSET)
     axis.set_xscale("log")
+    axis.set_ylim(max(1, len(names)) - 0.5, -1)
     axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
+    axis.grid(axis="x", color=GREY, lw=0.4)
     axis.margins(x=0.12)
     axis.set_xlabel("squared Frechet distance to the test images", fontsize=8)
     return made
