@@ -9,12 +9,12 @@ import torch
 from conftest import f64, name, normal
 from sfumato.discrete import CosineBetas, LinearBetas
 from sfumato.exact import GaussianMixture
-from sfumato.grids import KarrasGrid, TrailingGrid, UniformGrid
+from sfumato.grids import KarrasGrid, LeadingGrid, TrailingGrid, UniformGrid
 from sfumato.kinds import from_dict, to_dict
 from sfumato.multistep import DEIS, IPNDM, LMS, DPMSolverPP, UniPC
 from sfumato.prediction import Prediction
 from sfumato.process import Karras, LinearVP, RectifiedFlow
-from sfumato.rivals import FIXED, best_of_each, measured, steps_within, surveyed
+from sfumato.rivals import FIXED, best_of_each, measured, standard_grids, steps_within, surveyed
 from sfumato.sampling import prior, sample, trajectory
 from sfumato.singlestep import DPMSolver2
 from sfumato.solvers import DDIM, Ancestral, DPMSolverPP2M, Heun
@@ -23,8 +23,10 @@ from sfumato.tuning import (
     Knobs,
     Pairs,
     Table,
+    _batches,
     distance,
     fitted_rows,
+    mean_distance,
     on_path,
     refined,
     span_of,
@@ -121,18 +123,28 @@ def test_a_constant_estimate_is_integrated_exactly(process):
     ("make", "message"),
     [
         (lambda: TunedGrid((1.0, 2.0)), "each below the one before"),
+        (lambda: TunedGrid((1.0, 1.0)), "each below the one before"),
         (lambda: TunedGrid((1.0, 0.0)), "above 0"),
         (lambda: TunedGrid((float("inf"), 1.0)), "above 0"),
         (lambda: TunedGrid(()), "wanted"),
         (lambda: TunedSolver(((1.0,), (0.5, 0.6))), "sum 1"),
         (lambda: TunedSolver(((1.0,), (1.0,))), "2 numbers"),
         (lambda: TunedGrid((2.0, 1.0))(Karras(), 3), "--nfe 3"),
+        (lambda: TunedGrid((2.0, 1.0))(Karras(), 1), "--nfe 1"),
         (lambda: TunedGrid((200.0, 1.0))(Karras(), 2), "ends at 80"),
     ],
 )
 def test_what_is_no_table_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_solver_that_bends_what_it_is_given_has_no_table():
+    def bent(step):
+        return step.denoise(step.x, step.t).x0 + 0.1 * step.x, None
+
+    with pytest.raises(ValueError, match="bends what it is given"):
+        table_of(bent, Karras(), f64(5.0, 0.0))
 
 
 def test_more_steps_than_rows_are_refused():
@@ -185,6 +197,17 @@ def test_a_path_is_known_between_its_points():
         assert torch.allclose(on_path(path, process, s), wanted)
 
 
+def test_between_points_it_is_the_mean_of_both_estimates():
+    process = LinearVP()
+    path = teacher_path(many(process), normal(4, 8, seed=1), None)
+    here, after, later = path[30:33]
+    s = (here.t + after.t) / 2
+    shrink = process.sigma(s) / process.sigma(here.t)
+    estimate = (after.prediction.x0 + later.prediction.x0) / 2
+    wanted = shrink * here.x + (process.alpha(s) - shrink * process.alpha(here.t)) * estimate
+    torch.testing.assert_close(on_path(path, process, s), wanted)
+
+
 # --- the gradient
 
 
@@ -194,6 +217,16 @@ def test_knobs_give_back_the_table_they_were_set_by():
     assert back.grid.ratios == pytest.approx(table.grid.ratios)
     for row, wanted in zip(back.solver.rows, table.solver.rows):
         assert row == pytest.approx(wanted, abs=1e-9)
+
+
+def test_calls_at_one_place_or_at_the_end_of_the_span_are_moved_apart():
+    high, low = span_of(Karras())
+    assert (high, low) == pytest.approx((log(80), log(0.002)))
+    grid = TunedGrid((80.0, 79.9999, 1.0))
+    knobs = Knobs.of(Table(grid, TunedSolver(((1.0,), (0.0, 1.0), (0.0, 0.0, 1.0)))), (high, low))
+    assert torch.isfinite(knobs.shares).all()
+    logs = [high, *(log(ratio) for ratio in knobs.table().grid.ratios)]
+    assert all(a - b > 0.009 * (high - low) for a, b in pairwise(logs))
 
 
 def test_times_fall_and_rows_sum_to_1_whatever_the_knobs_are():
@@ -245,7 +278,39 @@ def test_refining_never_ends_farther_from_what_is_kept_apart():
     assert told[0][0] == 0
 
 
+def test_what_can_not_be_bettered_is_kept_and_a_gradient_that_is_no_number_turns_nothing():
+    denoiser, noise = many(Karras()), normal(16, 8, seed=1)
+    start = table_of(DPMSolverPP2M(), Karras(), KarrasGrid(0.1, 20.0)(Karras(), 5))
+    exact = Pairs(noise, drawn(denoiser, noise, start), None)
+    assert refined(denoiser, exact, exact, start, lambda step: step / 3) is start
+    broken = Pairs(noise, exact.images * float("nan"), None)
+    assert refined(denoiser, broken, exact, start, lambda step: step / 3) is start
+
+
+def test_what_is_learned_from_never_chooses():
+    """The images to learn from are a worse sampler's: near to them is far from the teacher."""
+    denoiser = many(Karras())
+    pairs, _ = pairs_of(denoiser, 16, seed=1)
+    times = KarrasGrid(0.1, 20.0)(Karras(), 5)
+    start, worse = (table_of(by, Karras(), times) for by in (DPMSolverPP2M(), DDIM()))
+    learn = Pairs(pairs.noise, drawn(denoiser, pairs.noise, worse), None)
+    found = refined(denoiser, learn, pairs, start, lambda step: step / 60)
+    assert distance(denoiser, pairs, found) <= distance(denoiser, pairs, start)
+
+
+def test_every_pair_is_learned_from_as_often_as_any_other():
+    batches = _batches(6, 4)
+    seen = torch.cat([next(batches) for _ in range(3)])
+    assert seen.bincount(minlength=6).tolist() == [2] * 6
+
+
 # --- rivals
+
+
+def test_a_table_of_betas_has_the_grids_of_its_own_steps_too():
+    grids = [type(grid) for grid in standard_grids(LinearBetas())]
+    assert {TrailingGrid, LeadingGrid} <= {*grids}
+    assert not {TrailingGrid, LeadingGrid} & {type(grid) for grid in standard_grids(Karras())}
 
 
 def test_a_survey_that_is_late_looks_at_one_grid_only():
@@ -275,3 +340,7 @@ def test_a_distance_is_the_root_mean_square():
     image = normal(8, seed=3)
     pairs = Pairs(normal(3, 8), image.expand(3, 8) + 2, None)
     assert distance(constant(Karras(), image), pairs, table) == pytest.approx(2.0)
+
+
+def test_images_that_are_no_numbers_are_infinitely_far():
+    assert mean_distance(f64(1.0, float("nan"))) == float("inf")
