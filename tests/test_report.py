@@ -282,3 +282,21 @@ def test_report_replaces_no_file_of_others(whole, tmp_path):
         run_report(Report((str(whole),), out=tmp_path))
     with pytest.raises(UsageError, match="which run"):
         run_report(Report(()))
+
+
+def test_the_film_is_the_runs_own_or_else_the_newest_that_was_drawn(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
+    assert "from-noise-to-images" not in checked(write_page(tmp_path)).sections
+    (tmp_path / "drawn-2").mkdir()
+    Image.new("L", (9, 7)).save(tmp_path / "drawn-2" / "film.webp")
+    page = checked(write_page(tmp_path))
+    assert ("from-noise-to-images", "9") == (page.sections[0], page.pictures[0]["width"])
+    Image.new("L", (5, 5)).save(tmp_path / "film.webp")
+    assert checked(write_page(tmp_path)).pictures[0]["width"] == "5"
+
+
+def test_the_settings_tell_the_versions_and_the_commit(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
+    told = "training digits\n  versions    sfumato 0.1.0  Python 3.12\n"
+    (tmp_path / "log.txt").write_text(f"{told}  program     0.1.0 (abc1234)\n")
+    assert "sfumato 0.1.0  Python 3.12, commit abc1234." in checked(write_page(tmp_path)).text
