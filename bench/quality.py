@@ -255,6 +255,7 @@ def judged(one: Contender, folder: Path, yard: Yard, measured: dict[str, Row], f
     step, drawing = measured[one.key], measured.get(f"{one.key}: drawing")
     facts = facts | {
         "words": one.words,
+        "title": one.title,
         "images_seen": facts["steps"] * one.batch,
         "distance": round(found.mean, 4),
         "error": round(found.error, 4),

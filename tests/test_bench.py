@@ -100,7 +100,14 @@ def all_parts() -> dict[str, list[Part]]:
 
 
 FLOOR = {"floor": 0.15, "floor_error": 0.01}
-JUDGED = {"words": "ours", "distance": 1.5, "error": 0.04, "steps": 4000, "images_seen": 64000}
+JUDGED = {
+    "words": "ours",
+    "title": "ours",
+    "distance": 1.5,
+    "error": 0.04,
+    "steps": 4000,
+    "images_seen": 64000,
+}
 JUDGED |= {"guidance": 1.5, "sampler": "a solver, 12 steps", "calls": 24, "s_for_1000": 9.0}
 JUDGED |= {"wall_s": 900, "precision": "bf16"}
 ABLATED = {"words": "as it is", "steps": 900}

@@ -65,7 +65,7 @@ def test_the_tutorials_batches_are_padded_images_of_their_labels():
 def test_the_tutorials_sampler_draws_what_a_perfect_network_knows(steps):
     """Of classes of one even image each, x0 = c: eps = (x - alpha c) / sigma is exact."""
     alphas = tutorial.scheduler().alphas_cumprod
-    grey = torch.tensor([-1.0, 0.2, 0.6])
+    grey = torch.tensor([-1.0, 0.2065, 0.603])  # levels 0, 153.8 and 204.4
 
     def perfect(x, t, class_labels, return_dict):
         alpha, sigma = alphas[t] ** 0.5, (1 - alphas[t]) ** 0.5
@@ -74,8 +74,7 @@ def test_the_tutorials_sampler_draws_what_a_perfect_network_knows(steps):
     drawn = tutorial.drawer(perfect, steps)([5, 6, 7], [2, 0, 1])
     wanted = ((grey[[2, 0, 1]] + 1) * 127.5).round().to(torch.uint8)
     assert drawn.shape == (3, 1, 28, 28)
-    gap = drawn.int() - wanted[:, None, None, None].int()
-    assert gap.abs().max() <= 1  # bf16 does not touch it, float32 does
+    assert (drawn == wanted[:, None, None, None]).all()
 
 
 def test_minutes_are_counted_in_steps(tmp_path):
