@@ -33,6 +33,15 @@ _MODULES = {  # module: the public names in it
     "likelihood": "bits_per_dim exact_divergence hutchinson log_likelihood",
     "evaluation": "flow_bits variational_bits",
     "spectra": "radial_power",
+    "features": "Features features_of",
+    "measuring": "Estimate Moments class_accuracy class_balance density_coverage frechet "
+    "frechet_estimate kernel_distance nearest precision_recall",
+    "tuning": "Pairs Table fitted_rows refined table_of",
+    "tuned_runs": "Tuned find_tuned",
+    "doctor": "Finding look_at_data look_at_plan look_at_run verdict",
+    "loading": "Loaded load_run",
+    "generation": "Order draw",
+    "muon": "Muon",
     "reconstruction": "ReconstructionLoss psnr",
     "codec": "Pixels",
     "latents": "AutoencoderCodec LatentCodec",
@@ -74,9 +83,12 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .data import ImageData, load
     from .denoiser import Clipped, Denoiser, DynamicallyThresholded, NetworkDenoiser, OnProcess
     from .discrete import CosineBetas, DiscreteVP, LinearBetas, ScaledLinearBetas, SigmoidBetas
+    from .doctor import Finding, look_at_data, look_at_plan, look_at_run, verdict
     from .evaluation import flow_bits, variational_bits
     from .exact import Empirical, GaussianMixture
+    from .features import Features, features_of
     from .films import film
+    from .generation import Order, draw
     from .grids import karras_times, leading_times, linspace_times, trailing_times, uniform_times
     from .guidance import (
         Autoguidance,
@@ -89,7 +101,21 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .importance import ImportanceSampled
     from .latents import AutoencoderCodec, LatentCodec
     from .likelihood import bits_per_dim, exact_divergence, hutchinson, log_likelihood
+    from .loading import Loaded, load_run
+    from .measuring import (
+        Estimate,
+        Moments,
+        class_accuracy,
+        class_balance,
+        density_coverage,
+        frechet,
+        frechet_estimate,
+        kernel_distance,
+        nearest,
+        precision_recall,
+    )
     from .multistep import DEIS, IPNDM, LMS, DPMSolverPP, TimeDEIS, UniPC
+    from .muon import Muon
     from .networks.adm import ADMConfig
     from .networks.autoencoder import AutoencoderConfig
     from .networks.classifier import ClassifierConfig
@@ -135,6 +161,8 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .text import TextConfig
     from .training import TrainConfig, TrainState, train
     from .tuned import TunedGrid, TunedSolver
+    from .tuned_runs import Tuned, find_tuned
+    from .tuning import Pairs, Table, fitted_rows, refined, table_of
 
 
 def __getattr__(name: str) -> Any:
