@@ -166,9 +166,9 @@ def commands_for(folder: str, run: Mapping[str, Any]) -> list[str]:
     quoted = shlex.quote(folder)
     name = shlex.quote(f"{run.get('name') or Path(folder).name}-again")
     again = [f"sfumato train --config {shlex.quote(f'{folder}/run.json')} --name {name}"]
-    verbs = ["evaluate", "info", "report"]
+    verbs = ["evaluate", "doctor", "info", "report"]
     if draws(run):
-        verbs = ["sample", "evaluate", "sweep", "spectra", "info", "report"]
+        verbs = ["sample", "evaluate", "sweep", "doctor", "spectra", "info", "report"]
     return [*again, *(f"sfumato {verb} {quoted}" for verb in verbs)]
 
 
