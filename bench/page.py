@@ -268,12 +268,36 @@ def on_paper(part: Part, rate: float = 300e12) -> str:
     words = PAPER.format(
         words=paper["words"], parameters=parameters, flops=flops / 1e9, rate=rate / 1e12
     )
-    total = 64 * clusters[1].least_batch(flops, parameters)
-    closing = (
-        f"\nWhat binds first is the exchange between machines: it is hidden only from a global "
-        f"batch of {total:,} on. Below that gradients in bf16 halve it.\n"
+    spelled = "\n\n".join(arithmetic(cluster, parameters, flops) for cluster in clusters)
+    return f"{words}\n{table(head, rows)}\n{spelled}\n\n{binding(clusters[1], parameters, flops)}\n"
+
+
+def arithmetic(cluster: Cluster, parameters: int, flops: float, batch: int = 64) -> str:
+    """A step of so many GPUs with the numbers put in."""
+    own = cluster.compute(flops, batch)
+    bytes_part, hops = cluster.parts(parameters)
+    shown = max(0.0, bytes_part + hops - cluster.hidden * own)
+    hidden, rate = cluster.hidden * own, f"{cluster.rate / 1e12:.0f} TFLOP/s"
+    return (
+        f"{cluster.gpus} GPUs of {batch} images each: compute = {batch} * {flops / 1e9:.2f} GFLOP "
+        f"/ {rate} = {1e3 * own:.2f} ms; exchange = {1e3 * bytes_part:.2f} ms of bytes + "
+        f"{1e3 * hops:.2f} ms of hops, of which {1e3 * hidden:.2f} ms can hide; step = "
+        f"{1e3 * (own + shown):.2f} ms, {cluster.gpus * batch / (own + shown):,.0f} images/s."
     )
-    return f"{words}\n{table(head, rows)}{closing}"
+
+
+def binding(cluster: Cluster, parameters: int, flops: float) -> str:
+    """What binds first where GPUs are many, and what to do."""
+    least, (bytes_part, hops) = cluster.least_batch(flops, parameters), cluster.parts(parameters)
+    what, cure = "its bytes", "gradients in bf16 halve them"
+    if hops > bytes_part:
+        what, cure = "its hops", "a tree of hops in place of a ring cuts them"
+    total = f"{cluster.gpus * least:,}"
+    return (
+        f"What binds first is the exchange between machines, of it {what}: it is hidden only from "
+        f"a global batch of {total} on. Below that {cure}. Images bind nothing: they lie on each "
+        "GPU as bytes, or are gathered beside the step."
+    )
 
 
 def measured_on(found: Everything) -> str:

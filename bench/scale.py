@@ -20,7 +20,7 @@ from .ours import ours
 from .results import Row
 from .rounds import Facts, Runner, in_turn, median
 
-ROUNDS, STEPS, PROCESS_ROUNDS = 9, 60, 3
+ROUNDS, STEPS, PROCESS_ROUNDS = 7, 60, 3  # under 8 minutes in all on two quiet cores
 AXES = {
     "resolution": (16, 32, 64, 128),
     "width": (16, 32, 64, 128),
@@ -160,6 +160,11 @@ class Cluster:
         """Seconds of a ring all-reduce of float32 gradients: 2 (n - 1) / n of their bytes."""
         n = self.gpus
         return 2 * (n - 1) / n * 4 * parameters / self.bandwidth + 2 * (n - 1) * self.latency
+
+    def parts(self, parameters: int) -> tuple[float, float]:
+        """Seconds of the exchange: of its bytes, and of its hops."""
+        hops = 2 * (self.gpus - 1) * self.latency
+        return self.exchange(parameters) - hops, hops
 
     def efficiency(self, flops_per_image: float, batch: int, parameters: int) -> float:
         """Images/s of all GPUs, as a share of gpus times one GPU's."""

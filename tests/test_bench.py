@@ -209,6 +209,13 @@ def test_exponents_and_paper_clusters():
     assert cluster.efficiency(1e9, 4, 10**6) == pytest.approx(4 / (4 + 7 - 2))
     assert cluster.efficiency(1e9, 14, 10**6) == 1.0
     assert cluster.least_batch(1e9, 10**6) == 14
+    told = page.arithmetic(cluster, 10**6, 1e9, batch=4)  # 4 ms of work, 7 of exchange, 2 hidden
+    assert "exchange = 7.00 ms of bytes + 0.00 ms of hops, of which 2.00 ms can hide" in told
+    assert "step = 9.00 ms, 3,556 images/s" in told
+    assert "of it its bytes: it is hidden only from a global batch of 112 on" in page.binding(
+        cluster, 10**6, 1e9
+    )
+    assert "its hops" in page.binding(replace(cluster, latency=1e-3), 10**6, 1e9)
 
 
 def test_the_work_behind_an_operation():

@@ -104,6 +104,12 @@ def take_step(
 ) -> dict[str, float]:
     """One optimizer step and one of the average; the scalars that describe it.
 
+    A GPU is waited for once, where its numbers are read before the optimizer, and that wait stays:
+    a batch that is not finite is left out with weights, average and moments as they were, which a
+    number that is read a step late comes too late for, unless all of them are copied each step. The
+    clock that --time and the learning rate go by would count what was asked of the GPU, not what
+    is done. The next batch is made meanwhile (prefetching.py).
+
     remember is told the batch's losses after the step, for objectives that learn from them.
 
     Raises: FloatingPointError before anything changed, where loss or gradient is not finite.
