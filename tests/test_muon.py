@@ -92,3 +92,19 @@ def test_it_goes_on_bit_for_bit_from_its_tensors():
     again.model.load_state_dict(half.model.state_dict())
     load_optimizer(again, {k: v.clone() for k, v in tensors.items()}, groups)
     assert all(torch.equal(a, b) for a, b in zip(trained(again, batches[2:]), wanted))
+
+
+def test_maps_of_16_features_are_matrices_and_narrower_ones_are_not():
+    assert is_matrix(torch.zeros(16, 16))
+    assert is_matrix(torch.zeros(16, 4, 2, 2))
+    assert not is_matrix(torch.zeros(15, 16))
+    assert not is_matrix(torch.zeros(256))
+
+
+def test_no_gradient_turns_nothing_and_of_zeros_nothing_is_made():
+    still, moved = (torch.nn.Parameter(torch.ones(16, 16)) for _ in range(2))
+    moved.grad = torch.eye(16)
+    Muon([still, moved], lr=0.1).step()
+    assert torch.equal(still, torch.ones(16, 16))
+    assert not torch.equal(moved, torch.ones(16, 16))
+    assert torch.equal(orthogonal(torch.zeros(4, 4)), torch.zeros(4, 4))
