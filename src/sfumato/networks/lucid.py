@@ -18,7 +18,7 @@ from math import log, pi
 import torch
 from torch import Tensor, nn
 
-from .convolving import pointwise
+from .convolving import doubled, pointwise
 from .embeddings import ClassEmbedding
 from .fused_rms import rms_act
 from .layers import GroupNorm, attend, check_images, pad_to_multiple
@@ -204,7 +204,17 @@ class Level(nn.Module):
         h = first(torch.cat([x, *beside[0]], dim=1), embedding)
         y = second(torch.cat([h, *beside[1]], dim=1), embedding)
         y = attention(y) + y
-        return [h, y, resize(y)]
+        return [h, y, resized(resize, y)]
+
+
+def resized(resize: nn.Module, y: Tensor) -> Tensor:
+    """resize(y): a convolution, behind what doubles or halves the resolution where it is two."""
+    if not isinstance(resize, nn.Sequential):
+        return convolve(resize, y)
+    change, convolution = resize
+    if isinstance(change, nn.Upsample):
+        return doubled(convolution, y)
+    return pointwise(convolution, change(y))
 
 
 def down(config: LucidUNetConfig, level: int) -> Level:
