@@ -9,6 +9,7 @@ A run that stops at any step and goes on there sees the same batches as one that
 from functools import lru_cache
 from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,5 +57,5 @@ def flip_mask(batch_size: int, generator: torch.Generator) -> Tensor:
 
 def flip(images: Tensor, mask: Tensor) -> Tensor:
     """(B, C, H, W) of any dtype, mirrored left to right where `mask` (B,) is true."""
-    rows = mask.cpu().nonzero()[:, 0].to(images.device)
+    rows = torch.from_numpy(np.flatnonzero(mask.cpu().numpy())).to(images.device)
     return images.index_copy(0, rows, images.index_select(0, rows).flip(-1))
