@@ -290,7 +290,7 @@ def test_the_film_is_the_runs_own_or_else_the_newest_that_was_drawn(tmp_path):
     (tmp_path / "drawn-2").mkdir()
     Image.new("L", (9, 7)).save(tmp_path / "drawn-2" / "film.webp")
     page = checked(write_page(tmp_path))
-    assert ("from-noise-to-images", "9") == (page.sections[0], page.pictures[0]["width"])
+    assert (page.sections[0], page.pictures[0]["width"]) == ("from-noise-to-images", "9")
     Image.new("L", (5, 5)).save(tmp_path / "film.webp")
     assert checked(write_page(tmp_path)).pictures[0]["width"] == "5"
 
