@@ -331,7 +331,7 @@ static void NAME(settle)(const Shape *s, const float *sums, float *dw, int64_t o
 /* Of DEEP tiles from `first` on, row i: V[j][c / LANES][k][c % LANES][P], D[j][panel][k][o][P] */
 static inline __attribute__((always_inline)) void NAME(row)(
     const Shape *s, Grid g, const PIXEL *x, const PIXEL *dy, int64_t first, int i, int64_t o0,
-    int64_t o1, const PIXEL *none, PIXEL *V, PIXEL *D) {
+    int64_t o1, const PIXEL *none, PIXEL *V, PIXEL *D, float *db) {
     for (int64_t k = 0; k < DEEP / PAIR; k++) {
         const PIXEL *in[PAIR][16], *out[PAIR][4];
         for (int p = 0; p < PAIR; p++) {
@@ -350,6 +350,8 @@ static inline __attribute__((always_inline)) void NAME(row)(
             int64_t start = c / WIDE * WIDE, width = least(WIDE, s->O - start);
             vec v[PAIR][4];
             for (int p = 0; p < PAIR; p++) NAME(widened_row)(out[p], c, i, v[p]);
+            if (i == 1 && db) /* there the second is the sum of the tile's four */
+                for (int p = 0; p < PAIR; p++) put(db + c, get(db + c) + v[p][1]);
             for (int j = 0; j < 4; j++) {
                 vec both[] = {v[0][j], v[PAIR - 1][j]};
                 PIXEL *to = D + j * (DEEP * s->O + ASIDE) + start * DEEP;
@@ -361,19 +363,21 @@ static inline __attribute__((always_inline)) void NAME(row)(
 
 /* The same with i known to the compiler */
 static void NAME(rows)(const Shape *s, Grid g, const PIXEL *x, const PIXEL *dy, int64_t first,
-                       int64_t i, int64_t o0, int64_t o1, const PIXEL *none, PIXEL *V, PIXEL *D) {
+                       int64_t i, int64_t o0, int64_t o1, const PIXEL *none, PIXEL *V, PIXEL *D,
+                       float *db) {
     switch (i) {
-        case 0: NAME(row)(s, g, x, dy, first, 0, o0, o1, none, V, D); break;
-        case 1: NAME(row)(s, g, x, dy, first, 1, o0, o1, none, V, D); break;
-        case 2: NAME(row)(s, g, x, dy, first, 2, o0, o1, none, V, D); break;
-        default: NAME(row)(s, g, x, dy, first, 3, o0, o1, none, V, D);
+        case 0: NAME(row)(s, g, x, dy, first, 0, o0, o1, none, V, D, db); break;
+        case 1: NAME(row)(s, g, x, dy, first, 1, o0, o1, none, V, D, db); break;
+        case 2: NAME(row)(s, g, x, dy, first, 2, o0, o1, none, V, D, db); break;
+        default: NAME(row)(s, g, x, dy, first, 3, o0, o1, none, V, D, db);
     }
 }
 
-/* dw (O, I, 3, 3) of x and dy (B, H, W, O). 0, or 1 where memory is short. */
-int NAME(winograd_weights)(const Shape *s, const PIXEL *x, const PIXEL *dy, float *dw,
+/* dw (O, I, 3, 3), and db (O) or NULL, of x and dy (B, H, W, O). 0, or 1 where memory is short. */
+int NAME(winograd_weights)(const Shape *s, const PIXEL *x, const PIXEL *dy, float *dw, float *db,
                            int64_t threads) {
     Grid g = grid_of(s);
+    if (db) memset(db, 0, s->O * sizeof(float));
     const int64_t v_next = DEEP * s->I + ASIDE, d_next = DEEP * s->O + ASIDE;
     const int64_t next = s->I * s->O + ASIDE, panels = (s->O + WIDE - 1) / WIDE;
     const int64_t parts = least(panels, (threads + 3) / 4); /* of the output channels */
@@ -390,7 +394,7 @@ int NAME(winograd_weights)(const Shape *s, const PIXEL *x, const PIXEL *dy, floa
         int ready = V && D && none && sums;
         if (!ready) failed = 1;
         for (int64_t first = 0; first < g.all && ready; first += DEEP) {
-            NAME(rows)(s, g, x, dy, first, i, o0, o1, none, V, D);
+            NAME(rows)(s, g, x, dy, first, i, o0, o1, none, V, D, db);
             int64_t depth = (least(DEEP, g.all - first) + PAIR - 1) / PAIR;
             for (int64_t j = 0; j < 4; j++)
                 for (int64_t o = o0; o < o1; o += WIDE) {

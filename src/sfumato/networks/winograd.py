@@ -94,14 +94,17 @@ class _Winograd(torch.autograd.Function):
         dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         dx = _convolved(dy, weight, None, turned=True) if wants_x else None
-        dw = _of_weights(x, dy, weight) if wants_weight else None
-        db = dy.sum((0, 2, 3), dtype=torch.float32) if wants_bias else None
-        return dx, dw, db
+        if not wants_weight:
+            return dx, None, dy.sum((0, 2, 3), dtype=torch.float32) if wants_bias else None
+        return dx, *_of_weights(x, dy, weight, wants_bias)
 
 
-def _of_weights(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+def _of_weights(
+    x: Tensor, dy: Tensor, weight: Tensor, with_bias: bool
+) -> tuple[Tensor, Tensor | None]:
     batch, inputs, height, width = x.shape
-    sizes = Sizes(batch, height, width, inputs, dy.shape[1])
-    dw = torch.empty_like(weight)
-    native.call("winograd", "winograd_weights", sizes, x.dtype, x, dy, dw)
-    return dw
+    outputs = dy.shape[1]
+    dw, db = torch.empty_like(weight), weight.new_empty(outputs) if with_bias else None
+    sizes = Sizes(batch, height, width, inputs, outputs)
+    native.call("winograd", "winograd_weights", sizes, x.dtype, x, dy, dw, db)
+    return dw, db
