@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from sfumato.networks import UNetConfig, exactness
-from sfumato.networks.exactness import error_of, met, worst_convolution
+from sfumato.networks.exactness import error_of, few, met, worst_convolution
+from sfumato.networks.winograd import TILES
 
 
 def network():
@@ -63,3 +64,12 @@ def test_a_wrong_kernel_is_found_whichever_way_it_is_wrong(monkeypatch, forward,
         exactness, "convolve", lambda layer, x: Wrong.apply(layer(x), forward, backward)
     )
     assert 0.09 < error_of(nn.Conv2d(8, 8, 3, padding=1), (4, 8, 6, 6)).share < 0.11
+
+
+@pytest.mark.parametrize(
+    ("shape", "images"), [((64, 8, 14, 14), 3), ((64, 8, 7, 7), 8), ((4, 8, 7, 7), 4)]
+)
+def test_a_few_images_go_the_way_of_a_whole_batch(shape, images):
+    assert few(shape) == images
+    tiles = ((shape[2] + 1) // 2) * ((shape[3] + 1) // 2)
+    assert (images * tiles >= TILES) == (shape[0] * tiles >= TILES)
