@@ -50,6 +50,16 @@ static inline float exponential(float x) {
 
 static inline float sigmoid(float z) { return 1.0f / (1.0f + exponential(-z)); }
 
+/* to[i]: the sum of number i of each of `count` parts, which begin `stride` apart */
+static inline void add_parts(const float *parts, int64_t count, int64_t stride, int64_t size,
+                             float *to) {
+    for (int64_t i = 0; i < size; i++) {
+        double sum = 0.0;
+        for (int64_t part = 0; part < count; part++) sum += parts[part * stride + i];
+        to[i] = (float)sum;
+    }
+}
+
 /* One thread where waking the others takes longer than the work. */
 static inline int64_t threads_for(int64_t values, int64_t threads) {
     return values < 32768 ? 1 : threads;

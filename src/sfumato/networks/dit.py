@@ -17,10 +17,11 @@ Constants of the layers' beginnings (Xavier, 0.02) and of the embedding (256) ar
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import LONGEST, check_labels
+from .fused_gelu import gelu_of
+from .fused_tokens import gated, modulated
 from .layers import attend, check_images, pad_to_multiple, zeroed
 
 SINUSOIDS = 256  # features of a noise level before its MLP, whatever the width
@@ -164,7 +165,7 @@ class MLP(nn.Module):
         self.fc2 = xavier(hidden, config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(tokens), approximate="tanh"))
+        return self.fc2(gelu_of(self.fc1, tokens))
 
 
 class Block(nn.Module):
@@ -180,8 +181,8 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor, c: Tensor) -> Tensor:
         changes = self.adaLN_modulation(c)[:, None].chunk(6, dim=2)  # six of (B, 1, width)
         shift1, scale1, gate1, shift2, scale2, gate2 = changes
-        tokens = tokens + gate1 * self.attn(modulated(tokens, shift1, scale1))
-        return tokens + gate2 * self.mlp(modulated(tokens, shift2, scale2, self.mlp_eps))
+        tokens = gated(tokens, gate1, self.attn(modulated(tokens, shift1, scale1)))
+        return gated(tokens, gate2, self.mlp(modulated(tokens, shift2, scale2, self.mlp_eps)))
 
 
 class FinalLayer(nn.Module):
@@ -274,11 +275,6 @@ def told(
     """c (B, width): the noise level, and the class where there are classes."""
     c = noise(noise_level)
     return c if label is None else c + label(cond, noise_level.shape[0])
-
-
-def modulated(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """norm(tokens) (1 + scale) + shift, the norm being over the features and without weights."""
-    return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=eps), 1 + scale)
 
 
 def modulation(width: int, parts: int) -> nn.Sequential:
