@@ -14,6 +14,7 @@
 #include "common.h"
 
 #define LEAST 1e-12f
+#define FEW 32 /* pixels whose sums are kept in float before they join those in double */
 
 typedef struct {
     const float *gain;          /* (C) */
@@ -88,48 +89,66 @@ int NAME(rms_forward)(const RMS *n, const PIXEL *x, PIXEL *y, int64_t threads) {
     return failed;
 }
 
+/* dx and the gradients g with regard to z of one pixel; n_sum and z_sum gain its g x r and g. */
+static inline void NAME(pixel_back)(const RMS *n, const PIXEL *restrict row,
+                                    const PIXEL *restrict up, PIXEL *restrict out,
+                                    const float *restrict a, const float *restrict d,
+                                    float *restrict g, float *restrict n_sum,
+                                    float *restrict z_sum) {
+    float size = size_of(NAME(squares)(row, n->C)), r = sqrtf((float)n->C) / size, along = 0.0f;
+    if (n->silu) {
+#pragma omp simd reduction(+ : along)
+        for (int64_t c = 0; c < n->C; c++) {
+            float m = r * LOAD(row[c]), z = a[c] * m + d[c], s = sigmoid(z);
+            float of_z = LOAD(up[c]) * s * (1.0f + z * (1.0f - s));
+            z_sum[c] += of_z;
+            n_sum[c] += of_z * m;
+            g[c] = of_z * a[c];
+            along += g[c] * LOAD(row[c]);
+        }
+    } else {
+#pragma omp simd reduction(+ : along)
+        for (int64_t c = 0; c < n->C; c++) {
+            z_sum[c] += LOAD(up[c]);
+            n_sum[c] += LOAD(up[c]) * (r * LOAD(row[c]));
+            g[c] = LOAD(up[c]) * a[c];
+            along += g[c] * LOAD(row[c]);
+        }
+    }
+    along = size > LEAST ? along / (size * size) : 0.0f;
+#pragma omp simd
+    for (int64_t c = 0; c < n->C; c++) out[c] = STORE(r * (g[c] - LOAD(row[c]) * along));
+}
+
 /* dx (B, P, C); of_n and of_z (B, C): the sums over pixels of dz x r and of dz. */
 int NAME(rms_backward)(const RMS *n, const PIXEL *x, const PIXEL *dy, PIXEL *dx, float *of_n,
                        float *of_z, int64_t threads) {
     int failed = 0;
-    float root = sqrtf((float)n->C);
     threads = threads_for(n->B * n->P * n->C, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t b = 0; b < n->B; b++) {
-        float *a = malloc(3 * n->C * sizeof(float));
-        if (!a) { failed = 1; continue; }
-        float *d = a + n->C, *g = d + n->C;
-        double *sum_n = malloc(2 * n->C * sizeof(double)), *sum_z = sum_n + n->C;
-        if (!sum_n) { failed = 1; free(a); continue; }
-        NAME(line)(n, b, a, d);
-        for (int64_t c = 0; c < n->C; c++) sum_n[c] = sum_z[c] = 0.0;
-        for (int64_t p = 0; p < n->P; p++) {
-            int64_t at = (b * n->P + p) * n->C;
-            const PIXEL *row = x + at, *up = dy + at;
-            PIXEL *out = dx + at;
-            float size = size_of(NAME(squares)(row, n->C)), r = root / size, along = 0.0f;
-            if (n->silu)
-                for (int64_t c = 0; c < n->C; c++) {
-                    float z = a[c] * r * LOAD(row[c]) + d[c], s = sigmoid(z);
-                    g[c] = LOAD(up[c]) * s * (1.0f + z * (1.0f - s));
+        float *a = malloc(5 * n->C * sizeof(float));
+        double *sums = calloc(2 * n->C, sizeof(double));
+        if (a && sums) {
+            float *d = a + n->C, *g = d + n->C, *few = g + n->C; /* sums over FEW pixels */
+            NAME(line)(n, b, a, d);
+            for (int64_t first = 0; first < n->P; first += FEW) {
+                int64_t end = first + FEW < n->P ? first + FEW : n->P;
+                memset(few, 0, 2 * n->C * sizeof(float));
+                for (int64_t p = first; p < end; p++) {
+                    int64_t at = (b * n->P + p) * n->C;
+                    NAME(pixel_back)(n, x + at, dy + at, dx + at, a, d, g, few, few + n->C);
                 }
-            else
-                for (int64_t c = 0; c < n->C; c++) g[c] = LOAD(up[c]);
-            for (int64_t c = 0; c < n->C; c++) {
-                sum_z[c] += g[c];
-                sum_n[c] += g[c] * r * LOAD(row[c]);
+                for (int64_t c = 0; c < 2 * n->C; c++) sums[c] += few[c];
             }
-#pragma omp simd reduction(+ : along)
-            for (int64_t c = 0; c < n->C; c++) along += g[c] * a[c] * LOAD(row[c]);
-            along = size > LEAST ? along / (size * size) : 0.0f;
-            for (int64_t c = 0; c < n->C; c++)
-                out[c] = STORE(r * (g[c] * a[c] - LOAD(row[c]) * along));
+            for (int64_t c = 0; c < n->C; c++) {
+                of_n[b * n->C + c] = (float)sums[c];
+                of_z[b * n->C + c] = (float)sums[n->C + c];
+            }
+        } else {
+            failed = 1;
         }
-        for (int64_t c = 0; c < n->C; c++) {
-            of_n[b * n->C + c] = (float)sum_n[c];
-            of_z[b * n->C + c] = (float)sum_z[c];
-        }
-        free(sum_n);
+        free(sums);
         free(a);
     }
     return failed;

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .convolving import doubled, pointwise
 from .embeddings import ClassEmbedding
+from .fused_linear import linear_attention
 from .fused_rms import rms_act
 from .layers import GroupNorm, attend, check_images, pad_to_multiple
 from .winograd import convolve
@@ -138,21 +139,27 @@ class LinearAttention(nn.Module):
 
     def __init__(self, config: LucidUNetConfig, channels: int, level: int) -> None:
         super().__init__()
-        self.heads, depth = config.at(config.heads, level), config.at(config.head_channels, level)
-        inner = self.heads * depth
+        heads, depth = config.at(config.heads, level), config.at(config.head_channels, level)
+        inner = heads * depth
         self.norm = RMSNorm(channels)
-        self.mem_kv = nn.Parameter(torch.randn(2, self.heads, depth, config.memories))
+        self.mem_kv = nn.Parameter(torch.randn(2, heads, depth, config.memories))
         self.to_qkv = nn.Conv2d(channels, 3 * inner, 1, bias=False)
         self.to_out = nn.Sequential(nn.Conv2d(inner, channels, 1), RMSNorm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.to_qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))
-        q, k, v = qkv.unbind(1)  # (B, heads, d, N) each
-        memory = self.mem_kv.to(q)[:, None].expand(2, len(x), *self.mem_kv.shape[1:])
-        k, v = torch.cat([memory[0], k], dim=3), torch.cat([memory[1], v], dim=3)
-        q = q.softmax(dim=2) * q.shape[2] ** -0.5
-        context = v @ k.softmax(dim=3).transpose(2, 3)  # (B, heads, d, d)
-        return self.to_out((context @ q.to(context)).flatten(1, 2).unflatten(2, x.shape[2:]))
+        qkv = pixels(pointwise(self.to_qkv, self.norm(x)))
+        project, norm = self.to_out
+        return norm(pointwise(project, images(linear_attention(qkv, self.mem_kv), x)))
+
+
+def pixels(x: Tensor) -> Tensor:
+    """(B, C, h, w) as (B, h w, C)."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def images(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B, h w, C) as (B, C, h, w), h and w those of `like`."""
+    return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
 
 
 class FullAttention(nn.Module):
@@ -168,12 +175,12 @@ class FullAttention(nn.Module):
         self.to_out = nn.Conv2d(inner, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.to_qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))
-        q, k, v = qkv.transpose(3, 4).unbind(1)  # (B, heads, N, d) each
+        qkv = pixels(pointwise(self.to_qkv, self.norm(x))).unflatten(2, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, d) each
         memory = self.mem_kv.to(q)[:, None].expand(2, len(x), *self.mem_kv.shape[1:])
         k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)
-        mixed = attend(q, k, v).transpose(2, 3)  # (B, heads, d, N)
-        return self.to_out(mixed.flatten(1, 2).unflatten(2, x.shape[2:]))
+        mixed = attend(q, k, v).transpose(1, 2).flatten(2)  # (B, N, inner)
+        return pointwise(self.to_out, images(mixed, x))
 
 
 class Level(nn.Module):
@@ -200,9 +207,8 @@ class Level(nn.Module):
         kept: what comes beside the input of the two residuals; none on the way down.
         """
         first, second, attention, resize = self.children()
-        beside: list[list[Tensor]] = [[feature] for feature in kept] or [[], []]
-        h = first(torch.cat([x, *beside[0]], dim=1), embedding)
-        y = second(torch.cat([h, *beside[1]], dim=1), embedding)
+        h = first(torch.cat([x, kept[0]], dim=1) if kept else x, embedding)
+        y = second(torch.cat([h, kept[1]], dim=1) if kept else h, embedding)
         y = attention(y) + y
         return [h, y, resized(resize, y)]
 
@@ -212,9 +218,12 @@ def resized(resize: nn.Module, y: Tensor) -> Tensor:
     if not isinstance(resize, nn.Sequential):
         return convolve(resize, y)
     change, convolution = resize
-    if isinstance(change, nn.Upsample):
-        return doubled(convolution, y)
-    return pointwise(convolution, change(y))
+    if not isinstance(change, nn.Upsample):
+        return pointwise(convolution, change(y))
+    weights = sum(weight.numel() for weight in convolution.parameters())
+    if weights > y.numel():  # what `doubled` makes of them would take longer than it saves
+        return convolve(convolution, change(y))
+    return doubled(convolution, y)
 
 
 def down(config: LucidUNetConfig, level: int) -> Level:
