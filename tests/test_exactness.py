@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sfumato.networks import UNetConfig, exactness
-from sfumato.networks.exactness import error_of, few, met, worst_convolution
+from sfumato.networks.exactness import defined, error_of, few, met, worst_convolution
 from sfumato.networks.winograd import TILES
 
 
@@ -73,3 +73,23 @@ def test_a_few_images_go_the_way_of_a_whole_batch(shape, images):
     assert few(shape) == images
     tiles = ((shape[2] + 1) // 2) * ((shape[3] + 1) // 2)
     assert (images * tiles >= TILES) == (shape[0] * tiles >= TILES)
+
+
+LAYERS = {
+    "plain": nn.Conv2d(4, 6, 3, padding=1),
+    "no bias": nn.Conv2d(4, 6, 3, padding=1, bias=False),
+    "a step": nn.Conv2d(4, 6, 3, stride=2, padding=1),
+    "no border": nn.Conv2d(4, 6, (3, 2)),
+    "dilated": nn.Conv2d(4, 6, 3, padding=2, dilation=2),
+    "1 x 1": nn.Conv2d(4, 6, 1),
+    "groups": nn.Conv2d(4, 6, 3, groups=2),
+    "circular": nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_definition_is_the_layer(name):
+    layer, x = LAYERS[name], torch.randn(2, 4, 9, 7)
+    found, wanted = defined(layer, x), layer(x)
+    assert found.shape == wanted.shape
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()

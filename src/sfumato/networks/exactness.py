@@ -3,10 +3,14 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from .convolving import pointwise
 from .winograd import TILES, convolve
 
 Shape = tuple[int, ...]
@@ -37,7 +41,10 @@ def few(shape: Shape) -> int:
 
 
 def met(model: nn.Module, forward: Callable[[], object]) -> Iterator[tuple[nn.Conv2d, Shape]]:
-    """The convolutions that differ in kernel or in the input (B, C, H, W) that they are given."""
+    """The convolutions that differ in kernel or in the input (B, C, H, W) that they are given.
+
+    None is computed: PyTorch compiles a convolution for every new shape, which takes longer.
+    """
     found: dict[str, tuple[nn.Conv2d, Shape]] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -48,12 +55,24 @@ def met(model: nn.Module, forward: Callable[[], object]) -> Iterator[tuple[nn.Co
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Uncomputed():
             forward()
     finally:
         for hook in hooks:
             hook.remove()
     return iter(found.values())
+
+
+class Uncomputed(TorchFunctionMode):
+    """Every convolution gives zeros, of the right shape."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is not F.conv2d:
+            return function(*args, **(kwargs or {}))
+        x, weight, _, *told, _ = args
+        return x.new_zeros((len(x), len(weight), *out_size(x.shape[2:], weight.shape[2:], *told)))
 
 
 def error_of(layer: nn.Conv2d, shape: Shape) -> Error:
@@ -66,7 +85,8 @@ def error_of(layer: nn.Conv2d, shape: Shape) -> Error:
         torch.manual_seed(0)
         own.to("cpu").reset_parameters()
         x = torch.randn(shape).to(device)
-        upward = torch.randn(own.to(device)(x).shape).to(device)
+        upward = torch.randn(len(x), own.out_channels, *size_of(own, x)).to(device)
+        own.to(device)
         exact, rough = (results(own, x, upward, reduced) for reduced in (False, True))
     share = max(((b - a).norm() / a.norm()).item() for a, b in zip(exact, rough, strict=True))
     side, size = (" x ".join(map(str, sizes)) for sizes in (layer.kernel_size, shape[2:]))
@@ -76,8 +96,39 @@ def error_of(layer: nn.Conv2d, shape: Shape) -> Error:
 
 def results(layer: nn.Conv2d, x: Tensor, upward: Tensor, reduced: bool) -> tuple[Tensor, ...]:
     """(y, dx, dw) in float32; reduced: computed in bfloat16, as the networks do."""
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer.zero_grad()
+    x = x.clone(memory_format=torch.channels_last).requires_grad_()
     with torch.autocast(x.device.type, torch.bfloat16, enabled=reduced):
-        y = convolve(layer, x) if reduced else layer(x)
-    dx, dw = torch.autograd.grad(y, (x, layer.weight), upward.to(y.dtype))
-    return y.detach().float(), dx.float(), dw.float()
+        y = in_place_of(layer)(layer, x) if reduced else defined(layer, x)
+    (y.float() * upward).sum().backward()  # of no scalar it would import sympy first
+    assert x.grad is not None
+    assert layer.weight.grad is not None
+    return y.detach().float(), x.grad.float(), layer.weight.grad.float()
+
+
+def in_place_of(layer: nn.Conv2d) -> Callable[[nn.Module, Tensor], Tensor]:
+    """What the networks call for such a layer."""
+    return pointwise if layer.kernel_size == (1, 1) else convolve
+
+
+def defined(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """layer(x) by one product of matrices, for which nothing has to be compiled."""
+    if layer.groups != 1 or layer.padding_mode != "zeros":
+        return layer(x)
+    told = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    columns = F.unfold(x, *told)  # type: ignore[arg-type]
+    y = layer.weight.flatten(1) @ columns
+    if layer.bias is not None:
+        y = y + layer.bias[:, None]
+    return y.unflatten(2, size_of(layer, x))
+
+
+def size_of(layer: nn.Conv2d, x: Tensor) -> Shape:
+    told = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    return out_size(x.shape[2:], *told)  # type: ignore[arg-type]
+
+
+def out_size(size: Shape, kernel: Shape, step: Shape, border: Shape, apart: Shape) -> Shape:
+    """Height and width of a convolution's result."""
+    told = zip(size, kernel, step, border, apart, strict=True)
+    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in told)
