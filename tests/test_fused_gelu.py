@@ -89,8 +89,15 @@ def test_a_layer_that_someone_watches_is_called():
     assert torch.equal(seen[0], layer(x))
 
 
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 def test_what_stands_in_a_layers_place_is_called():
     _, x, _ = case((2, 3, 8))
+    own = Doubled(8, 4)
+    assert worst([gelu_of(own, x)], [plainly(own, x).double()]) < 1e-6
     assert worst([gelu_of(nn.Tanh(), x)], [F.gelu(x.tanh().double(), approximate="tanh")]) < 1e-6
     without = nn.Linear(8, 4, bias=False)
     assert worst([gelu_of(without, x)], [plainly(without, x).double()]) < 1e-6
