@@ -230,6 +230,18 @@ def test_the_gradient_is_clipped():
     assert norm.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.995, 1.0, 1.005, 1.5])
+def test_gradients_about_the_bound_are_those_of_torch_bit_for_bit(share):
+    """Also where they are not touched for being below it."""
+    state, loss, batch_at, settings = parts(run(grad_clip=1e9))
+    norm = take_step(state, loss, batch_at(0), settings)["grad_norm"]
+    wanted = [p.grad for p in state.model.parameters()]
+    state, loss, batch_at, settings = parts(run(grad_clip=share * norm))
+    torch._foreach_mul_(wanted, torch.clamp(share * norm / (torch.tensor(norm) + 1e-6), max=1.0))
+    take_step(state, loss, batch_at(0), settings)
+    assert all(torch.equal(p.grad, w) for p, w in zip(state.model.parameters(), wanted))
+
+
 def test_the_warm_up_never_outlasts_a_tenth_of_the_budget():
     config = TrainConfig(steps=50, lr=1.0, warmup_steps=1000, decay=Constant())
     assert [config.lr_at(step, step / 50) for step in (1, 4, 5, 20)] == pytest.approx(

@@ -87,6 +87,11 @@ def backward(
     return terms, torch.cat(losses)
 
 
+def norm_of_gradients(model: nn.Module) -> Tensor:
+    """Of all gradients as one vector, (); its parts are elsewhere where FSDP2 has cut the model."""
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
 Remember = Callable[[nn.Module, Batch, Tensor], None]  # (model, batch, losses (B,))
 
 
@@ -120,9 +125,8 @@ def take_step(
     terms, losses = backward(
         state.model, loss, with_progress(batch, progress), config.micro_batch, peers
     )
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.grad_clip)
-    norm = getattr(norm, "full_tensor", lambda: norm)()  # of a model cut by FSDP2
-    *parts, grad_norm = read([*terms, norm])
+    norm = norm_of_gradients(state.model)
+    *parts, grad_norm = read([*terms, getattr(norm, "full_tensor", lambda: norm)()])
     rows = len(next(iter(batch.values())))
     value, losses = peers.whole(sum(parts, 0.0), losses, rows)
     if not (abs(value) < float("inf") and grad_norm < float("inf")):
@@ -131,6 +135,8 @@ def take_step(
             "the weights are as they were before it. Usual causes: a learning rate that is too "
             "high (try --lr at a third), a value in the data that is not a number, fp16."
         )
+    if grad_norm > 0.99 * config.grad_clip:  # below it they would be multiplied by 1
+        nn.utils.clip_grads_with_norm_(state.model.parameters(), config.grad_clip, norm)
     lr = config.lr_at(state.step, progress)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
