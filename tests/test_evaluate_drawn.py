@@ -82,8 +82,13 @@ def test_the_distance_is_that_of_the_runs_own_images_from_its_training_images(ev
     assert read_settings(out / "nearest.png")["run"] == "betas"
 
 
-def test_the_same_twice_compares_and_other_references_do_not(evaluate):
-    first, again = (evaluate("--samples", "16", "--against", "test")[0][NAME] for _ in range(2))
+def test_the_same_twice_compares_and_other_references_do_not(evaluate, root):
+    first = evaluate("--samples", "16", "--against", "test")[0][NAME]
+    kept = set((root / "home/features").iterdir())
+    assert len(kept) >= 3  # of the test images, the control and the training images
+    again = evaluate("--samples", "16", "--against", "test")[0][NAME]
+    assert set((root / "home/features").iterdir()) == kept
+    assert again.value == first.value
     assert difference(first, again)[0] == pytest.approx(0, abs=1e-9)
     assert "test images" in first.record.yardstick.reference
     assert first.record.yardstick.reference_images == 30

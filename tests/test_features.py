@@ -97,7 +97,7 @@ def test_folding_of_batch_norm_changes_nothing(monkeypatch):
 def test_the_batch_changes_nothing(monkeypatch, digits):
     network = features_of("mnist")
     whole = network(digits.images[:30])
-    monkeypatch.setattr(features, "AT_ONCE", 7)
+    monkeypatch.setattr(features, "PART", 7)
     torch.testing.assert_close(network(digits.images[:30]), whole, rtol=1e-4, atol=1e-4)
 
 

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from .data import ImageData
 from .interop.reading import tensors_of
-from .judging import AT_ONCE, Notice, standardized, train_judge
+from .judging import Notice, standardized, train_judge
 from .kinds import near
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+PART = 100  # images between two words on how far a look is
 UNKNOWN = "unknown"  # the digest of a callable that came without one
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # the end begins its SHA-256
 SIDE, LITE_SIDE = 28, 224
@@ -52,8 +53,12 @@ class Features:
     kernel: str
     classes: int = 0
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def look(
+        self, images: Tensor, seen: Callable[[int], None] = lambda count: None
+    ) -> tuple[Tensor, Tensor | None]:
         """(features (N, D) float64, classes (N,) or None) of uint8 images (N, C, H, W), on the CPU.
+
+        seen: told how many images were looked at, now and then.
 
         Raises: ValueError where images aren't uint8 of a shape that the network takes, or features
         are not finite.
@@ -63,14 +68,17 @@ class Features:
                 f"images are {images.dtype} of shape {tuple(images.shape)}: give uint8 images, "
                 "(N, C, H, W), one or more."
             )
-        seen = [self.see(part) for part in images.split(AT_ONCE)]
-        features = torch.cat([features.detach().double().cpu() for features, _ in seen])
+        looked = []
+        for part in images.split(PART):
+            looked.append(self.see(part))
+            seen(min(PART * len(looked), len(images)))
+        features = torch.cat([features.detach().double().cpu() for features, _ in looked])
         if features.ndim != 2 or not torch.isfinite(features).all():
             raise ValueError(
                 f"the {self.name} features are {tuple(features.shape)}, all finite: "
                 f"{bool(torch.isfinite(features).all())}; finite ones (N, D) are needed."
             )
-        classes = [found for _, found in seen if found is not None]
+        classes = [found for _, found in looked if found is not None]
         return features, torch.cat(classes) if classes else None
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from .appearance import Scales, colours, scales
+from .console import reading
 from .data import ImageData, generator_at, spread, subset
+from .feature_cache import FeatureCache, look_at_all
 from .features import Features
 from .measuring import (
     COPY,
@@ -61,10 +63,6 @@ class Seen:
     classes: Tensor | None
     asked: Tensor | None
 
-    @classmethod
-    def by(cls, network: Features, images: Tensor, asked: Tensor | None) -> "Seen":
-        return cls(images, *network.look(images), asked)
-
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
@@ -88,36 +86,57 @@ class Quality:
 
 
 def quality(
-    network: Features, drawn: Tensor, asked: Tensor | None, real: Real, record: Record, say: Say
+    network: Features,
+    drawn: Tensor,
+    asked: Tensor | None,
+    real: Real,
+    record: Record,
+    say: Say,
+    cache: FeatureCache | None = None,
 ) -> Quality:
     """Every measure of drawn images, uint8 (N, C, H, W), of the classes asked for, (N,) or None.
+
+    cache: where the features of real images are looked for, and kept.
 
     Raises: ValueError for fewer than LEAST images drawn or to compare with, or of another size.
     """
     check(drawn, real.reference)
     say(f"looking at the images by the {network.name} features")
-    seen = Seen.by(network, drawn, asked)
-    yard = Seen.by(network, real.reference.images, None)
+    sets = image_sets(drawn, real)
+    progress = reading(say, "images looked at", every=10.0)
+    looked = look_at_all(network, sets, kept=sets.keys() - {"drawn"}, cache=cache, notice=progress)
+    seen, yard = Seen(drawn, *looked["drawn"], asked), Seen(sets["real"], *looked["real"], None)
     control = real.control
-    others = None if control is None else Seen.by(network, control.images, control.labels)
-    if asked is None and others is not None:
-        others = Seen(others.images, others.features, others.classes, None)
+    of = None if control is None or asked is None else control.labels
+    others = None if control is None else Seen(control.images, *looked["control"], of)
     say("measuring")
     found = measures(network, seen, yard)
     floors = {} if others is None else measures(network, others, yard)
     results = [_result(name, value, floors.get(name), record) for name, value in found.items()]
     known = real.reference if real.train is None else real.train
-    known_features = yard.features if real.train is None else network(known.images)
+    known_features = yard.features if real.train is None else looked["train"][0]
     neighbours = neighbours_of(seen.images, seen.features, known.images, known_features)
-    if real.train is not None and real.unseen is not None and len(real.unseen) >= LEAST:
-        unseen = real.unseen.images
-        theirs = neighbours_of(unseen, network(unseen), known.images, known_features)
+    if "unseen" in sets:
+        unseen, features = sets["unseen"], looked["unseen"][0]
+        theirs = neighbours_of(unseen, features, known.images, known_features)
         results += memories(neighbours, theirs, record)
     again = float(repeats(drawn))
     results.append(Result("Repeated images", again, None, _repeats(others), LOWER, record))
     gap = scales(drawn, real.reference.images)
     floor = None if others is None else scales(others.images, real.reference.images)
     return Quality(tuple(results), neighbours, gap, floor)
+
+
+def image_sets(drawn: Tensor, real: Real) -> dict[str, Tensor]:
+    """All images that the network has to look at, by what they are for."""
+    sets = {"real": real.reference.images, "drawn": drawn}
+    if real.control is not None:
+        sets["control"] = real.control.images
+    if real.train is not None:
+        sets["train"] = real.train.images
+        if real.unseen is not None and len(real.unseen) >= LEAST:
+            sets["unseen"] = real.unseen.images
+    return sets
 
 
 def check(drawn: Tensor, reference: ImageData) -> None:

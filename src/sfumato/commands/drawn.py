@@ -1,5 +1,6 @@
 """sfumato evaluate --samples: images drawn by a run, measured beside real ones."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,8 @@ from ..appearance import scales_figure
 from ..conditions import Captions
 from ..console import count, reading
 from ..data import ImageData, fingerprint, generator_at, spread
+from ..data.places import home
+from ..feature_cache import FeatureCache
 from ..features import Features, features_of, fitting
 from ..generation import Order
 from ..loading import Loaded, drawn_by, guided_as, load_run
@@ -52,7 +55,7 @@ def measure_drawn(subject: Subject, compared: tuple[str, Real]) -> Drawn:
     images = drawn_images(subject, loaded, order)
     asked = asked_of(order, network, known)
     record = Record(yardstick(network, told, real, len(images)), drawing(loaded, order))
-    found = quality(network, images, asked, real, record, subject.say)
+    found = quality(network, images, asked, real, record, subject.say, cache_of(subject.device))
     numbers = {
         **to_json(found.results),
         "decibels_by_frequency": {
@@ -74,6 +77,11 @@ def network_of(subject: Subject, known: ImageData) -> Features:
         known,
         notice=reading(subject.say, "steps of the judge's training", every=10.0),
     )
+
+
+def cache_of(device: torch.device) -> FeatureCache:
+    """$SFUMATO_HOME/features; trouble with it is told on standard error."""
+    return FeatureCache(home() / "features", device.type, partial(print, file=sys.stderr))
 
 
 # --- drawing

@@ -7,13 +7,14 @@ from typing import Any
 
 from ..arguments import Evaluate, Sweep
 from ..console import reading
+from ..feature_cache import FeatureCache, look_at_all
 from ..features import Features, features_of, fitting
 from ..generation import Order, draw
 from ..loading import Loaded
 from ..measuring import Estimate, Moments, frechet_estimate
 from ..quality import Real
 from ..sweeping import Row
-from .drawn import BATCH, order_of
+from .drawn import BATCH, cache_of, order_of
 from .evaluate import real_images
 
 Say = Callable[[str], None]
@@ -98,14 +99,25 @@ def judge_of(args: Sweep, loaded: Loaded, say: Say) -> Judge | None:
         return None
     notice = reading(say, "steps of the judge's training", every=10.0)
     network = features_of(name, loaded.device, None, known, notice=notice)
-    return judge_by(network, loaded, (told, real), args.images)
+    progress = reading(say, "real images looked at", every=10.0)
+    cache = cache_of(loaded.device)
+    return judge_by(network, loaded, (told, real), args.images, cache, progress)
 
 
-def judge_by(network: Features, loaded: Loaded, compared: tuple[str, Real], images: int) -> Judge:
+def judge_by(
+    network: Features,
+    loaded: Loaded,
+    compared: tuple[str, Real],
+    images: int,
+    cache: FeatureCache | None = None,
+    notice: Callable[[int, int], None] | None = None,
+) -> Judge:
     """compared: what drawn images are measured beside, in words and as images."""
     told, real = compared
-    reference = Moments.of(network(real.reference.images))
-    floor = None
+    sets = {"real": real.reference.images}
     if real.control is not None:
-        floor = frechet_estimate(network(real.control.images), reference)
+        sets["control"] = real.control.images
+    looked = look_at_all(network, sets, sets.keys(), cache, notice)
+    reference = Moments.of(looked["real"][0])
+    floor = frechet_estimate(looked["control"][0], reference) if "control" in sets else None
     return Judge(loaded, network, reference, told, order_of(loaded, real.reference, images), floor)
