@@ -87,30 +87,55 @@ def test_of_whole_numbers_it_is_exact(shape):
         assert torch.equal(a, b)
 
 
+def doubled_first(layer, x):
+    return layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
 @needs_c
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_doubled_pixels_give_what_they_give_one_by_one(shape, bias):
+    for dtype in types():
+        layer, x, upward = case(shape, bias)
+        x, upward = x.to(dtype), F.pixel_shuffle(upward.repeat(1, 4, 1, 1), 2).to(dtype)
+        upward[:, :, ::2, 1::2] *= -3  # no two of the four alike
+        upward[:, :, 1::2] *= 2
+        exact = copy.deepcopy(layer).double()
+        wanted = gradients(doubled_first, exact, x.double(), upward.double())
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = gradients(doubled, layer, x, upward)
+        for a, b in zip(found, wanted, strict=True):
+            assert (a.double() - b).norm() <= TYPES[dtype] * b.norm()
+
+
+@needs_c
+@pytest.mark.parametrize("function", [convolve, doubled])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_neither_the_threads_nor_the_batch_change_a_bit(dtype):
+def test_neither_the_threads_nor_the_batch_change_a_bit(dtype, function):
     if dtype not in types():
         pytest.skip(f"no {dtype} here")
     layer, x, upward = case((24, 64, 144, 8, 9))
+    if function is doubled:
+        upward = doubled_first(nn.Identity(), upward)
     threads, results = torch.get_num_threads(), []
     try:
         for number in (1, 2, 5, 16):
             torch.set_num_threads(number)
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                results.append(gradients(convolve, layer, x, upward))
+                results.append(gradients(function, layer, x, upward))
     finally:
         torch.set_num_threads(threads)
     for others in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(others[:3], results[0]))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16), torch.no_grad():
-        assert torch.equal(convolve(layer, x[8:16]), results[0][0][8:16])
+        assert torch.equal(function(layer, x[8:16]), results[0][0][8:16])
 
 
 @needs_c
 def test_it_is_what_runs_where_it_fits(never_plain):
     layer, x, _ = case(SHAPES[0])
     assert convolve(layer, x).shape == (8, 48, 8, 8)
+    assert doubled(layer, x).shape == (8, 48, 16, 16)
 
 
 LEFT_ALONE = {

@@ -12,6 +12,9 @@
  * output channels, P = 2 input channels lie beside each other where one instruction takes the sum of
  * two products (bfloat16), or 1.
  *
+ * Where x's pixels stand for four each, d1 = d2 in every tile, so that one of four in each direction
+ * comes to nothing, and 9 products do; likewise where four of y's are added.
+ *
  * This file includes itself once for each type of the pixels.
  */
 #ifndef PIXEL
@@ -38,7 +41,8 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef struct { int64_t B, H, W, I, O; } Shape;
+/* up: x is half as high and wide, each pixel standing for four; down: y's pixels are sums of four. */
+typedef struct { int64_t B, H, W, I, O, up, down; } Shape;
 typedef struct { int64_t across, each, all; } Grid; /* tiles to a row, to an image, in all */
 
 static inline Grid grid_of(const Shape *s) {
@@ -47,6 +51,11 @@ static inline Grid grid_of(const Shape *s) {
     g.each = g.across * ((s->H + 1) / 2);
     g.all = g.each * s->B;
     return g;
+}
+
+/* Whether product number xi comes to nothing */
+static inline int idle(const Shape *s, int64_t xi) {
+    return (s->up || s->down) && (xi / 4 == 2 || xi % 4 == 2);
 }
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -154,15 +163,18 @@ static NAME(Product) *const NAME(outers)[] = {NAME(outer1), NAME(outer2)};
 #endif
 
 /* Where the `side` x `side` pixels from (edge, edge) of tile t's own 2 x 2 on begin; `none`, which
- * holds zeros, for those outside the image and for tiles past the last */
+ * holds zeros, for those outside the image and for tiles past the last. half: see `up` */
 static inline void NAME(points)(const Shape *s, Grid g, int64_t channels, const PIXEL *x, int64_t t,
-                                int edge, int side, const PIXEL *none, const PIXEL **at) {
+                                int edge, int side, int half, const PIXEL *none,
+                                const PIXEL **at) {
+    int64_t high = s->H >> half, wide = s->W >> half;
     int64_t b = t / g.each, row = t % g.each / g.across * 2 + edge, column = t % g.across * 2 + edge;
     for (int i = 0; i < side; i++)
         for (int j = 0; j < side; j++) {
             int64_t y = row + i, z = column + j;
             int inside = t < g.all && y >= 0 && y < s->H && z >= 0 && z < s->W;
-            at[side * i + j] = inside ? x + ((b * s->H + y) * s->W + z) * channels : none;
+            at[side * i + j] =
+                inside ? x + ((b * high + (y >> half)) * wide + (z >> half)) * channels : none;
         }
 }
 
@@ -171,7 +183,7 @@ static void NAME(spread)(const Shape *s, Grid g, const PIXEL *x, int64_t first, 
                          PIXEL *V) {
     for (int64_t t = 0; t < TILES; t++) {
         const PIXEL *at[16];
-        NAME(points)(s, g, s->I, x, first + t, -1, 4, none, at);
+        NAME(points)(s, g, s->I, x, first + t, -1, 4, s->up, none, at);
         for (int64_t c = 0; c < s->I; c += LANES) {
             vec d[16];
             for (int n = 0; n < 16; n++) d[n] = LOADS(at[n] + c);
@@ -197,6 +209,12 @@ static void NAME(gather)(const Shape *s, Grid g, const float *M, const float *bi
                 half[j] = get(m) + m1 + m2;
                 half[4 + j] = m1 - m2 - get(m + 3 * down);
             }
+            if (s->down) {
+                const vec *h = half, *l = half + 4;
+                vec sum = h[0] + 2.0f * h[1] - h[3] + (l[0] + 2.0f * l[1] - l[3]);
+                STORES(y + t * s->O + o + c, sum); /* its bias would have been added four times */
+                continue;
+            }
             for (int i = 0; i < 2 && row + i < s->H; i++) {
                 const vec *h = half + 4 * i;
                 PIXEL *out = y + ((b * s->H + row + i) * s->W + column) * s->O + o + c;
@@ -207,7 +225,7 @@ static void NAME(gather)(const Shape *s, Grid g, const float *M, const float *bi
     }
 }
 
-/* y (B, H, W, O) of x (B, H, W, I), kernels U, bias (O) or NULL. 0, or 1 where memory is short. */
+/* y (B, H, W, O) of x (B, H, W, I), kernels U, bias (O) or NULL where down. 0, or 1 where memory is short. */
 int NAME(winograd_forward)(const Shape *s, const PIXEL *x, const PIXEL *U, const float *bias,
                            PIXEL *y, int64_t threads) {
     Grid g = grid_of(s);
@@ -219,6 +237,7 @@ int NAME(winograd_forward)(const Shape *s, const PIXEL *x, const PIXEL *U, const
         PIXEL *none = calloc(s->I, sizeof(PIXEL));
         int ready = V && M && none;
         if (!ready) failed = 1;
+        if (ready) memset(M, 0, 16 * (TILES * WIDE + ASIDE) * sizeof(float)); /* the idle ones */
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < g.all; first += TILES) {
             if (!ready) continue;
@@ -228,7 +247,7 @@ int NAME(winograd_forward)(const Shape *s, const PIXEL *x, const PIXEL *U, const
                 int64_t width = least(WIDE, s->O - o);
                 NAME(Product) *product = NAME(products)[width / LANES - 1];
                 for (int64_t xi = 0; xi < 16; xi++)
-                    for (int64_t t = 0; t < rows; t += ROWS)
+                    for (int64_t t = 0; t < rows && !idle(s, xi); t += ROWS)
                         product(V + xi * (TILES * s->I + ASIDE) + t * s->I, PAIR, s->I,
                                       U + (o * 16 + xi * width) * s->I, width * PAIR, s->I / PAIR,
                                       M + xi * (TILES * WIDE + ASIDE) + t * WIDE, WIDE, 0);
@@ -315,7 +334,8 @@ static inline void NAME(widened_row)(const PIXEL **at, int64_t c, int i, vec v[4
 static void NAME(settle)(const Shape *s, const float *sums, float *dw, int64_t o, int64_t i) {
     const int64_t step = s->I * s->O + ASIDE;
     vec u[16], half[12], k[9];
-    for (int xi = 0; xi < 16; xi++) u[xi] = get(sums + xi * step + i * s->O + o);
+    for (int xi = 0; xi < 16; xi++)
+        u[xi] = idle(s, xi) ? (vec){0} : get(sums + xi * step + i * s->O + o);
     for (int j = 0; j < 4; j++) {
         vec sum = (u[4 + j] + u[8 + j]) * 0.5f;
         half[j] = u[j] + sum, half[4 + j] = (u[4 + j] - u[8 + j]) * 0.5f, half[8 + j] = sum + u[12 + j];
@@ -335,8 +355,8 @@ static inline __attribute__((always_inline)) void NAME(row)(
     for (int64_t k = 0; k < DEEP / PAIR; k++) {
         const PIXEL *in[PAIR][16], *out[PAIR][4];
         for (int p = 0; p < PAIR; p++) {
-            NAME(points)(s, g, s->I, x, first + k * PAIR + p, -1, 4, none, in[p]);
-            NAME(points)(s, g, s->O, dy, first + k * PAIR + p, 0, 2, none, out[p]);
+            NAME(points)(s, g, s->I, x, first + k * PAIR + p, -1, 4, s->up, none, in[p]);
+            NAME(points)(s, g, s->O, dy, first + k * PAIR + p, 0, 2, 0, none, out[p]);
         }
         for (int64_t c = 0; c < s->I; c += LANES) {
             vec v[PAIR][4];
@@ -380,12 +400,13 @@ int NAME(winograd_weights)(const Shape *s, const PIXEL *x, const PIXEL *dy, floa
     if (db) memset(db, 0, s->O * sizeof(float));
     const int64_t v_next = DEEP * s->I + ASIDE, d_next = DEEP * s->O + ASIDE;
     const int64_t next = s->I * s->O + ASIDE, panels = (s->O + WIDE - 1) / WIDE;
-    const int64_t parts = least(panels, (threads + 3) / 4); /* of the output channels */
+    const int64_t parts = least(panels, s->up ? threads : (threads + 3) / 4); /* of O */
     float *sums = aligned_alloc(64, 16 * next * sizeof(float));
     int failed = !sums;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t unit = 0; unit < 4 * parts; unit++) {
         int64_t i = unit % 4, part = unit / 4;
+        if (idle(s, 4 * i)) continue;
         int64_t o0 = part * panels / parts * WIDE;
         int64_t o1 = least((part + 1) * panels / parts * WIDE, s->O);
         PIXEL *V = aligned_alloc(64, 4 * v_next * sizeof(PIXEL));
@@ -397,7 +418,7 @@ int NAME(winograd_weights)(const Shape *s, const PIXEL *x, const PIXEL *dy, floa
             NAME(rows)(s, g, x, dy, first, i, o0, o1, none, V, D, db);
             int64_t depth = (least(DEEP, g.all - first) + PAIR - 1) / PAIR;
             for (int64_t j = 0; j < 4; j++)
-                for (int64_t o = o0; o < o1; o += WIDE) {
+                for (int64_t o = o0; o < o1 && !idle(s, j); o += WIDE) {
                     int64_t width = least(WIDE, s->O - o);
                     for (int64_t c = 0; c < s->I; c += FEW)
                         NAME(outers)[width / LANES - 1](

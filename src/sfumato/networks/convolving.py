@@ -1,8 +1,9 @@
 """Convolutions as a CPU does them fastest: the same numbers but for rounding.
 
 1 x 1                         a product of matrices
-3 x 3 after doubling pixels   four 2 x 2 kernels on the pixels before: 16 products for 36
 3 x 3                         winograd.py: 16 products for 36
+3 x 3 after doubling pixels   winograd.py: 9 products for 36; where it is not to be had, four 2 x 2
+                              kernels on the pixels before: 16 products
 
 A layer that someone watches by a hook is called itself.
 """
@@ -13,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .layers import watched
+from .winograd import convolve_doubled
 
 LAST = torch.channels_last
 
@@ -29,16 +33,13 @@ def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
 
 def doubled(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x, each pixel four times), (B, C, 2 H, 2 W)."""
+    y = convolve_doubled(layer, x)
+    if y is not None:
+        return y
     if not (isinstance(layer, nn.Conv2d) and _is_ours(x) and _is_plain(layer)):
         return layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     bias = None if layer.bias is None else layer.bias.repeat(4)
     return _Interleaved.apply(F.conv2d(x, _folded(layer.weight), bias, padding=1))
-
-
-def watched(layer: nn.Module) -> bool:
-    """Whether someone waits for the layer's call, which what stands in its place would not make."""
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
-    return any((*hooks, layer._backward_hooks, layer._backward_pre_hooks))
 
 
 def _is_ours(x: Tensor) -> bool:

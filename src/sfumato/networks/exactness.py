@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .convolving import pointwise
-from .winograd import TILES, convolve
+from .winograd import TILES, convolve, tiles_of
 
 Shape = tuple[int, ...]
 
@@ -36,8 +36,7 @@ def worst_convolution(model: nn.Module, forward: Callable[[], object]) -> Error 
 
 def few(shape: Shape) -> int:
     """Images of (B, C, H, W) that have TILES tiles between them, where there are so many."""
-    tiles = ((shape[2] + 1) // 2) * ((shape[3] + 1) // 2)
-    return min(shape[0], -(-TILES // tiles))
+    return min(shape[0], -(-TILES // tiles_of((1, *shape[1:]))))
 
 
 def met(model: nn.Module, forward: Callable[[], object]) -> Iterator[tuple[nn.Conv2d, Shape]]:

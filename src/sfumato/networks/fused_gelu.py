@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .. import native
-from .convolving import watched
+from .layers import watched
 
 
 class Rows(ctypes.Structure):

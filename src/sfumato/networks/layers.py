@@ -58,6 +58,12 @@ def together(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     return y.split([layer.out_features for layer in layers], dim=-1)
 
 
+def watched(layer: nn.Module) -> bool:
+    """Whether someone waits for the layer's call, which what stands in its place would not make."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
+    return any((*hooks, layer._backward_hooks, layer._backward_pre_hooks))
+
+
 def zeroed(layer: Layer) -> Layer:
     """The layer, its parameters set to zero, so that it starts by adding nothing."""
     for parameter in layer.parameters():

@@ -3,9 +3,10 @@
     y = A^T [ sum over channels of (G g G^T) * (B^T d B) ] A
 
 d is a tile of 4 x 4 pixels, y its inner 2 x 2: Winograd's minimal filtering, Lavin and Gray (2016),
-section 4.1. native/winograd.c does it, with sums in float32. In float32 it is as exact as the
-definition; in bfloat16 the tiles are rounded once more, so that an output is wrong by 0.3 % where
-the plain convolution of bfloat16 is wrong by 0.23 %.
+section 4.1. Where each pixel of x stands for four, as on the way up of a U-Net, 9 products do, since
+two rows of d are one. native/winograd.c does it, with sums in float32. In float32 it is as exact as
+the definition; in bfloat16 the tiles are rounded once more, so that an output is wrong by 0.3 %
+where the plain convolution of bfloat16 is wrong by 0.23 %.
 """
 
 import ctypes
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .. import native
-from .convolving import watched
+from .layers import watched
 
 STEP = 16  # channels come in so many
 LEAST = 32  # of them, below which the plain convolution is as fast
@@ -27,15 +28,41 @@ NEAR = (1, 1)
 class Sizes(ctypes.Structure):
     """What winograd.c is told; see there."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in "BHWIO"]
+    _fields_ = [(name, ctypes.c_int64) for name in (*"BHWIO", "up", "down")]
 
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x), (B, C, H, W), of a 3 x 3 convolution or of whatever stands in its place."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if not (type(layer) is nn.Conv2d and _is_plain(layer) and _fits(layer.weight, x, dtype)):
-        return layer(x)
-    return _Winograd.apply(x.to(dtype), layer.weight, layer.bias)
+    return _Winograd.apply(*told(layer, x), False) if fits(layer, x) else layer(x)
+
+
+def convolve_doubled(layer: nn.Module, x: Tensor) -> Tensor | None:
+    """layer(each pixel of x four times), (B, C, 2 H, 2 W); None where it does not fit."""
+    return _Winograd.apply(*told(layer, x), True) if fits(layer, x, 2) else None
+
+
+def told(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    return x.to(dtype_of(x)), layer.weight, layer.bias  # type: ignore[return-value]
+
+
+def dtype_of(x: Tensor) -> torch.dtype:
+    """What the convolution is computed in."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def fits(layer: nn.Module, x: Tensor, factor: int = 1) -> bool:
+    """Whether winograd.c takes layer(x), `factor` times as high and wide, and is the faster one."""
+    if not (type(layer) is nn.Conv2d and _is_plain(layer) and x.ndim == 4):
+        return False
+    channels = (layer.in_channels, layer.out_channels)
+    if any(size % STEP or size < LEAST for size in channels):
+        return False
+    return tiles_of(x.shape, factor) >= TILES and _taken(layer.weight, x)
+
+
+def tiles_of(shape: tuple[int, ...], factor: int = 1) -> int:
+    """Squares of 2 x 2 pixels in images (B, C, H, W)."""
+    return shape[0] * ((factor * shape[2] + 1) // 2) * ((factor * shape[3] + 1) // 2)
 
 
 def _is_plain(layer: nn.Conv2d) -> bool:
@@ -44,20 +71,12 @@ def _is_plain(layer: nn.Conv2d) -> bool:
     return layer.kernel_size == (3, 3) and plain and not watched(layer)
 
 
-def _fits(weight: Tensor, x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether winograd.c takes these, and is the faster one."""
-    channels = weight.shape[:2]
-    if any(size % STEP or size < LEAST for size in channels) or x.ndim != 4:
-        return False
-    batch, _, height, width = x.shape
-    tiles = batch * ((height + 1) // 2) * ((width + 1) // 2)
-    return tiles >= TILES and weight.dtype == torch.float32 and _taken(weight, x, dtype)
-
-
-def _taken(weight: Tensor, x: Tensor, dtype: torch.dtype) -> bool:
+def _taken(weight: Tensor, x: Tensor) -> bool:
     if not (native.takes("winograd", x) and native.takes("winograd", weight)):
         return False
-    return dtype in native.SUFFIX and native.can("winograd", dtype)
+    dtype = dtype_of(x)
+    can = dtype in native.SUFFIX and native.can("winograd", dtype)
+    return can and weight.dtype == torch.float32
 
 
 def _kernels(weight: Tensor, dtype: torch.dtype, turned: bool) -> Tensor:
@@ -69,42 +88,54 @@ def _kernels(weight: Tensor, dtype: torch.dtype, turned: bool) -> Tensor:
     return made
 
 
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool = False) -> Tensor:
-    """(B, O, H, W) of x, its channels last; turned: x's gradient from y's."""
-    batch, inputs, height, width = x.shape
-    outputs = weight.shape[1 if turned else 0]
-    kernels = _kernels(weight, x.dtype, turned)
-    y = x.new_empty((batch, height, width, outputs)).permute(0, 3, 1, 2)
-    sizes = Sizes(batch, height, width, inputs, outputs)
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, doubles: bool) -> Tensor:
+    """y (B, O, H, W), or twice as high and wide, of x (B, I, H, W), its channels last."""
+    batch, inputs, *size = x.shape
+    high, wide = (2 * side if doubles else side for side in size)
+    y = x.new_empty((batch, high, wide, len(weight))).permute(0, 3, 1, 2)
+    sizes = Sizes(batch, high, wide, inputs, len(weight), doubles, 0)
+    kernels = _kernels(weight, x.dtype, turned=False)
     native.call("winograd", "winograd_forward", sizes, x.dtype, x, kernels, bias, y)
     return y
 
 
+def _of_pixels(dy: Tensor, weight: Tensor, doubled: bool) -> Tensor:
+    """dx of dy (B, O, H, W), its channels last."""
+    batch, outputs, high, wide = dy.shape
+    size = (high // 2, wide // 2) if doubled else (high, wide)
+    dx = dy.new_empty((batch, *size, weight.shape[1])).permute(0, 3, 1, 2)
+    sizes = Sizes(batch, high, wide, outputs, weight.shape[1], 0, doubled)
+    kernels = _kernels(weight, dy.dtype, turned=True)
+    native.call("winograd", "winograd_forward", sizes, dy.dtype, dy, kernels, None, dx)
+    return dx
+
+
+def _of_weights(
+    x: Tensor, dy: Tensor, weight: Tensor, doubled: bool, with_bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    batch, outputs, high, wide = dy.shape
+    dw, db = torch.empty_like(weight), weight.new_empty(outputs) if with_bias else None
+    sizes = Sizes(batch, high, wide, x.shape[1], outputs, doubled, 0)
+    native.call("winograd", "winograd_weights", sizes, x.dtype, x, dy, dw, db)
+    return dw, db
+
+
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, doubles: bool) -> Tensor:
         x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
         ctx.save_for_backward(x, weight)
-        return _convolved(x, weight, None if bias is None else bias.float())
+        ctx.doubles = doubles
+        return _convolved(x, weight, None if bias is None else bias.float(), doubles)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        dx = _convolved(dy, weight, None, turned=True) if wants_x else None
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        dx = _of_pixels(dy, weight, ctx.doubles) if wants_x else None
         if not wants_weight:
-            return dx, None, dy.sum((0, 2, 3), dtype=torch.float32) if wants_bias else None
-        return dx, *_of_weights(x, dy, weight, wants_bias)
-
-
-def _of_weights(
-    x: Tensor, dy: Tensor, weight: Tensor, with_bias: bool
-) -> tuple[Tensor, Tensor | None]:
-    batch, inputs, height, width = x.shape
-    outputs = dy.shape[1]
-    dw, db = torch.empty_like(weight), weight.new_empty(outputs) if with_bias else None
-    sizes = Sizes(batch, height, width, inputs, outputs)
-    native.call("winograd", "winograd_weights", sizes, x.dtype, x, dy, dw, db)
-    return dw, db
+            db = dy.sum((0, 2, 3), dtype=torch.float32) if wants_bias else None
+            return dx, None, db, None
+        return dx, *_of_weights(x, dy, weight, ctx.doubles, wants_bias), None
