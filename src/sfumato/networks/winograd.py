@@ -3,7 +3,7 @@
     y = A^T [ sum over channels of (G g G^T) * (B^T d B) ] A
 
 d is a tile of 4 x 4 pixels, y its inner 2 x 2: Winograd's minimal filtering, Lavin and Gray (2016),
-section 4.1. Where each pixel of x stands for four, as on the way up of a U-Net, 9 products do, since
+section 4.1. Where each pixel of x stands for four, as on the way up of a U-Net, 9 products do:
 two rows of d are one. native/winograd.c does it, with sums in float32. In float32 it is as exact as
 the definition; in bfloat16 the tiles are rounded once more, so that an output is wrong by 0.3 %
 where the plain convolution of bfloat16 is wrong by 0.23 %.
