@@ -2,9 +2,23 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from conftest import f64, normal
-from sfumato.measuring import Moments, _parts, frechet, frechet_estimate, inside, memory, radii
+from sfumato.measuring import (
+    Moments,
+    _parts,
+    frechet,
+    frechet_estimate,
+    inside,
+    kernel_distance,
+    memory,
+    radii,
+)
+
+
+def rand(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
 
 
 def test_one_image_has_no_covariance_and_three_no_error():
@@ -37,3 +51,25 @@ def test_a_ball_has_its_edge():
 def test_as_near_as_every_image_held_out_is_no_copy():
     found = memory(torch.ones(4), torch.ones(10))
     assert (found.copies.mean, found.closer.mean) == (0.0, 0.5)
+
+
+def test_the_share_of_copies_is_what_is_expected_and_its_error_that_of_other_draws():
+    """Of one source, few held out: most of the error is that of the quantile among them."""
+    found = [memory(rand(1000, seed=s), rand(100, seed=1000 + s)) for s in range(300)]
+    shares = f64(*(each.copies.mean for each in found))
+    told = f64(*(each.copies.error for each in found)).mean().item()
+    assert shares.mean().item() == pytest.approx(found[0].expected, abs=0.003)  # not 0.01
+    assert told == pytest.approx(shares.std().item(), rel=0.3)
+
+
+def test_of_many_held_out_as_many_are_expected_as_are_called_copies():
+    assert memory(rand(10), rand(100_000)).expected == pytest.approx(0.01, rel=1e-2)
+
+
+def test_the_kernel_distances_error_is_never_below_that_of_its_subsets():
+    """Of many images and few subsets the mean over the subsets is the less certain part."""
+    pairs = [(normal(4000, 2, seed=s), normal(4000, 2, seed=500 + s) + 1) for s in range(60)]
+    found = [kernel_distance(*pair, subsets=4, size=20) for pair in pairs]
+    values = f64(*(each.mean for each in found))
+    told = f64(*(each.error for each in found)).mean().item()
+    assert told == pytest.approx(values.std().item(), rel=0.35)

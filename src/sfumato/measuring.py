@@ -98,8 +98,9 @@ class Moments:
 def frechet(first: Moments, second: Moments) -> float:
     """The squared distance d^2 of the Gaussians with these moments; 0 where they agree.
 
-    It falls as images are added to either set though their source stays the same (its bias is
-    about D / n): only distances at one n compare. Covariances may lack rank.
+    It falls as images are added to either set though their source stays the same, as 1 / n (of
+    white features by D / n for the mean and D (D + 1) / (4 n) for the covariance): only distances
+    at one n compare. Covariances may lack rank.
 
     Raises: ValueError where a set has fewer than 2 images, the features differ in number, or one
     is not finite.
@@ -191,8 +192,8 @@ def kernel_distance(
     """The mean of mmd over random subsets of `size` images of either set: KID on other features.
 
     The size is at most half of the smaller set, of n. The error is the jackknife's that leaves
-    n - size images out at a time, sd sqrt(size / (n - size)): too large rather than too small where
-    both sets are of one source.
+    n - size images out at a time, sd sqrt(size / (n - size)), with that of so few subsets, sd /
+    sqrt(subsets): too large rather than too small where both sets are of one source.
 
     Raises: ValueError for fewer than 4 images of either set.
     """
@@ -205,7 +206,7 @@ def kernel_distance(
         for _ in range(subsets)
     ]
     all_of_them = torch.tensor(values, dtype=torch.float64)
-    error = all_of_them.std().item() * sqrt(size / (least - size))
+    error = all_of_them.std().item() * sqrt(size / (least - size) + 1 / subsets)
     return Estimate(all_of_them.mean().item(), error)
 
 
@@ -284,12 +285,14 @@ class Memory:
 
     closer: the chance that a drawn image is, of a drawn and a held-out one at random; 0.5 where
     nothing was learned by heart: the U statistic of Meehan et al. (2020), over N M.
-    copies: the share of drawn images nearer than all but COPY of the held-out ones, so COPY is what
-    to expect. exact: drawn images that are a training image, to the last digit.
+    copies: the share of drawn images nearer than all but COPY of the held-out ones. expected: that
+    of unseen ones, COPY where the held-out ones are many. exact: drawn images that are a training
+    image, to the last digit.
     """
 
     closer: Estimate
     copies: Estimate
+    expected: float
     exact: int
 
 
@@ -302,8 +305,24 @@ def memory(drawn: Tensor, held_out: Tensor) -> Memory:
     beaten = 1 - (below + up_to).double() / (2 * len(ordered))  # share of held-out that is farther
     mine, theirs = Estimate.of(beaten), Estimate.of(_beaten_by(drawn, ordered))
     closer = Estimate(mine.mean, sqrt(mine.error**2 + theirs.error**2))
-    copies = Estimate.share(drawn < ordered.quantile(COPY))
-    return Memory(closer, copies, int((drawn == 0).sum()))
+    count = len(ordered)
+    expected = (1 + COPY * (count - 1)) / (count + 1)  # of the place of the quantile, in order
+    return Memory(closer, _copies(drawn, ordered), expected, int((drawn == 0).sum()))
+
+
+def _copies(drawn: Tensor, held_out: Tensor) -> Estimate:
+    """The share of drawn distances below the COPY quantile of the held-out ones.
+
+    The error is that of both sets: of the quantile that of its place among the held-out ones,
+    Woodruff (1952) (from memory).
+    """
+    place = sqrt(COPY * (1 - COPY) / len(held_out))
+    low, high = (
+        (drawn < held_out.quantile(at)).double().mean().item()
+        for at in (max(0.0, COPY - place), COPY + place)
+    )
+    share = Estimate.share(drawn < held_out.quantile(COPY))
+    return Estimate(share.mean, sqrt(share.error**2 + ((high - low) / 2) ** 2))
 
 
 def _beaten_by(drawn: Tensor, held_out: Tensor) -> Tensor:

@@ -244,7 +244,7 @@ def memories(drawn: Neighbours, unseen: Neighbours, record: Record) -> list[Resu
         copies = f"As near as the nearest {COPY:.0%} of unseen ones (in {what})"
         rows += [
             Result(nearer, of.closer.mean, of.closer.error, 0.5, FLOOR, record),
-            Result(copies, of.copies.mean, of.copies.error, COPY, LOWER, record),
+            Result(copies, of.copies.mean, of.copies.error, of.expected, LOWER, record),
         ]
     exact = float(found["pixels"].exact)
     return [*rows, Result("Exact copies of training images", exact, None, 0.0, LOWER, record)]
