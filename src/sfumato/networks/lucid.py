@@ -218,12 +218,9 @@ def resized(resize: nn.Module, y: Tensor) -> Tensor:
     if not isinstance(resize, nn.Sequential):
         return convolve(resize, y)
     change, convolution = resize
-    if not isinstance(change, nn.Upsample):
-        return pointwise(convolution, change(y))
-    weights = sum(weight.numel() for weight in convolution.parameters())
-    if weights > y.numel():  # what `doubled` makes of them would take longer than it saves
-        return convolve(convolution, change(y))
-    return doubled(convolution, y)
+    if isinstance(change, nn.Upsample):
+        return doubled(convolution, y)
+    return pointwise(convolution, change(y))
 
 
 def down(config: LucidUNetConfig, level: int) -> Level:
