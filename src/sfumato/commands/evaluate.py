@@ -21,6 +21,7 @@ from ..console import Reporter, count, facts_block, reading
 from ..data import ImageData, fingerprint, spread, subset
 from ..devices import pick_device
 from ..discrete import DiscreteVP
+from ..features import features_of
 from ..folder import DataCard, find, new_folder, read_card
 from ..kinds import read_run
 from ..noising import ScaledInput
@@ -44,11 +45,12 @@ def run_evaluate(args: Evaluate) -> None:
         value = getattr(args, name)
         if value is not None and value < 2:
             raise UsageError(f"--{name} {value}; at least 2 are needed.")
-    device, folder = pick_device(args.device), find(args.run)
+    folder = find(args.run)
     run, card = read_run(folder), read_card(folder)
     if args.flow:
         check_flow(run)
     check_drawing(args, run)
+    device = pick_device(args.device)
     with Reporter(quiet=args.quiet) as reporter:
         data, told = images_of(args, run, card, reporter.say)
         subject = Subject(folder, run, data, told, device, args, reporter.say)
@@ -86,7 +88,10 @@ def check_flow(run: AnyRun) -> None:
 
 
 def check_drawing(args: Evaluate, run: AnyRun) -> None:
-    """Raises UsageError where images can't be drawn, or flags on them are of no use."""
+    """Raises UsageError where images can't be drawn, or flags on them are of no use.
+
+    Raises: ValueError too, where there are no such features, or what they need is not there.
+    """
     if args.samples is None:
         for name in ("features", "weights"):
             if getattr(args, name) is not None:
@@ -96,6 +101,8 @@ def check_drawing(args: Evaluate, run: AnyRun) -> None:
         raise UsageError(f"--samples: a {type(run).__name__} draws no images; leave it out.")
     if args.samples < LEAST:
         raise UsageError(f"--samples {args.samples}; at least {LEAST} are needed, better 1,000.")
+    if args.features not in (None, "auto", "judge"):  # refused now, not after minutes of measuring
+        features_of(args.features, weights=args.weights)
 
 
 def write(subject: Subject, report: Report, drawn: Drawn | None = None) -> Path:
