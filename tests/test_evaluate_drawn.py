@@ -152,7 +152,7 @@ def test_what_draws_no_images_has_none_to_measure():
 @pytest.mark.parametrize("name", ["fid", "inception"])
 def test_features_that_are_not_there_are_refused_before_anything_is_measured(name, tmp_path):
     args = Evaluate(run="x", samples=9, features=name, weights=tmp_path / "none.pth")
-    with pytest.raises(ValueError, match="no features called 'fid'|Nothing is downloaded"):
+    with pytest.raises(ValueError, match=r"no features called 'fid'|Nothing is downloaded"):
         check_drawing(args, RECIPES["digits"]())
 
 
