@@ -21,6 +21,7 @@ from sfumato.commands.train import look_back
 from sfumato.data import load
 from sfumato.doctor import look_at_run, record, verdict
 from sfumato.doctor.before import seconds_planned, warn_before
+from sfumato.doctor.machine import pace
 from sfumato.doctor.plan import planned_steps, share_of_first
 from sfumato.doctor.record import line_on_run
 from sfumato.doctor.solver import drawn_by
@@ -216,3 +217,11 @@ def test_the_page_has_every_planted_fault():
 
 def test_the_verdict_of_nothing_is_healthy():
     assert verdict([]) == "healthy"
+
+
+def test_the_pace_that_is_at_best_is_that_of_the_faster_precision(monkeypatch):
+    rates = {torch.float32: 1e9, torch.bfloat16: 3e9}
+    monkeypatch.setattr("sfumato.doctor.machine._rate", lambda device, dtype: rates[dtype])
+    assert pace(torch.device("cpu")) == 3e9
+    rates[torch.bfloat16] = 1e8  # emulated
+    assert pace(torch.device("cpu")) == 1e9
