@@ -21,6 +21,7 @@ from sfumato.commands.train import look_back
 from sfumato.data import load
 from sfumato.doctor import look_at_run, record, verdict
 from sfumato.doctor.before import seconds_planned, warn_before
+from sfumato.doctor.draws import BRIEF, check_brief, check_guidance
 from sfumato.doctor.machine import pace
 from sfumato.doctor.plan import planned_steps, share_of_first
 from sfumato.doctor.record import line_on_run
@@ -29,6 +30,7 @@ from sfumato.doctor.words import language
 from sfumato.ema import decay_at
 from sfumato.grids import karras_times, uniform_times
 from sfumato.kinds import dumps
+from sfumato.parameterization import PredictNoise
 from sfumato.process import Karras
 from sfumato.recipes import RECIPES
 from sfumato.solvers import DDIM, Heun
@@ -225,3 +227,19 @@ def test_the_pace_that_is_at_best_is_that_of_the_faster_precision(monkeypatch):
     assert pace(torch.device("cpu")) == 3e9
     rates[torch.bfloat16] = 1e8  # emulated
     assert pace(torch.device("cpu")) == 1e9
+
+
+def test_ddim_of_a_noise_predictor_is_warned_of_until_it_has_trained_enough():
+    run = RECIPES["digits"]()
+    run = replace(run, parameterization=PredictNoise())
+    run = replace(run, sampling=replace(run.sampling, solver=DDIM()))
+    assert [found.code for found in check_brief(run, BRIEF - 1)] == ["ddim-brief"]
+    assert not list(check_brief(run, BRIEF))
+
+
+def test_a_network_without_classes_drops_none_too_often():
+    run = RECIPES["digits"]()
+    run = replace(run, data=replace(run.data, label_dropout=0.9))
+    plain = replace(run, sampling=replace(run.sampling, guidance=1.0))
+    assert [found.code for found in check_guidance(plain, True)] == ["dropout-high"]
+    assert not list(check_guidance(plain, False))
