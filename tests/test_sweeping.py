@@ -25,6 +25,7 @@ from sfumato.sweeping import (
     converged,
     floor,
     grids_for,
+    is_farther,
     judged,
     nearest,
     noisy_of,
@@ -142,3 +143,14 @@ def test_a_tie_is_what_the_same_images_cannot_tell_apart():
     near = row(0.1, [0.011, 0.019, 0.031, 0.02], name="deis")
     far = row(0.2, [0.03, 0.04, 0.051, 0.04], name="lms")
     assert ties([best, near, far]) == [near]
+
+
+def test_one_image_far_off_does_not_hide_what_all_the_others_say():
+    best = torch.linspace(1, 2, 15, dtype=torch.float64)
+    worse = 1.5 * best
+    assert is_farther(worse, best)
+    worse[0] = 100  # now the mean of the gaps is as large as its error
+    assert is_farther(worse, best)
+    assert not is_farther(best, best)
+    assert not is_farther(best.flip(0), best)
+    assert is_farther(best, torch.zeros_like(best))

@@ -30,6 +30,7 @@ CHECKED = 8  # images that the floor is of
 GRIDS_EACH = 2  # of a solver that are judged on new noise; the better one counts
 MANY = 15  # calls from which the whole range of noise comes first
 CLEAR = 2.0  # standard errors from which a difference is one
+TINY = 1e-30  # of a squared distance: below it lies no float32's rounding
 NOISY = {  # solvers that add noise, and whose grid and steps each takes
     "ddpm-large": "ddim",
     "sde-dpm++2m": "dpm++2m",
@@ -217,9 +218,13 @@ def nearest(rows: Sequence[Row]) -> list[Row]:
 
 def ties(rows: Sequence[Row]) -> list[Row]:
     """The rows after the first, of those of nearest, that these images can't tell from it."""
-    best, alike = rows[0], []
-    for row in rows[1:]:
-        gap = row.squares - best.squares
-        if not gap.mean() > CLEAR * gap.std() / sqrt(len(gap)):
-            alike.append(row)
-    return alike
+    return [row for row in rows[1:] if not is_farther(row.squares, rows[0].squares)]
+
+
+def is_farther(squares: Tensor, others: Tensor) -> bool:
+    """Whether squared distances (images,) are clearly larger than others' of the same images.
+
+    Of them or of their logarithms, whose mean no single image decides.
+    """
+    gaps = (squares - others, squares.clamp(min=TINY).log() - others.clamp(min=TINY).log())
+    return any(bool(gap.mean() > CLEAR * gap.std() / sqrt(len(gap))) for gap in gaps)
