@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import sfumato
 from sfumato.__main__ import main
 from sfumato.storage import MANIFEST
 
@@ -38,11 +39,19 @@ FORBIDDEN = (
 IMPORTS = (MODULE, "pdb", "pydoc", "runpy", "pty", "cProfile", "timeit", "webbrowser", "trace")
 
 
-ITSELF = ("ctypes.dlopen", (None,))  # the program's own symbols, of which memory.py asks for one
+TREE = str(Path(sfumato.__file__).parents[2])
+ASKED = ("git", "-C", TREE, "describe", "--always", "--dirty")  # results.version, of itself
 
 
 class Stopped(Exception):
     """Something that must not happen was about to."""
+
+
+def of_the_program_itself(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Its own symbols, of which memory.py asks for one, and the commit of its own source tree."""
+    if event == "subprocess.Popen":
+        return tuple(arguments[1]) == ASKED
+    return (event, arguments) == ("ctypes.dlopen", (None,))
 
 
 def watch(canary: Path) -> list[str]:
@@ -50,7 +59,7 @@ def watch(canary: Path) -> list[str]:
     seen: list[str] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        odd = event in FORBIDDEN and (event, arguments) != ITSELF
+        odd = event in FORBIDDEN and not of_the_program_itself(event, arguments)
         odd |= event == "import" and arguments[0] in IMPORTS
         odd |= event in ("open", "os.mkdir") and str(arguments[0]) == str(canary)
         if odd:
