@@ -19,7 +19,7 @@ def faults():
 
 usual, told = faults(), keep_freed()
 faults()  # takes a block or a few, as the heap lies
-kept = faults()
+kept = min(faults() for _ in range(4))  # a system may take idle pages back in between
 keep_freed(False)
 print(usual, told, kept, faults())
 """
