@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -20,6 +21,13 @@ from sfumato.process import Process
 from sfumato.sampling import trajectory
 from sfumato.solvers import RandnLike, Solver
 
+OLD_NUMPY = [  # what NumPy 2 has deprecated of what diffusers does with tensors
+    pytest.mark.filterwarnings(f"ignore:{text}:DeprecationWarning")
+    for text in (
+        "__array__ implementation doesn't accept a copy keyword",
+        "__array_wrap__ must accept context and return_scalar",
+    )
+]
 DDPM = {"beta_start": 0.0001, "beta_end": 0.02}  # not every scheduler's default
 OURS = {
     "linear": LinearBetas(),

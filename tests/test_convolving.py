@@ -55,7 +55,13 @@ def test_values_and_gradients_are_those_of_the_layer(case, size, dtype, bias):
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.Identity(), nn.Conv2d(6, 6, 3, stride=2, padding=1), nn.Conv2d(6, 6, 3, dilation=2)],
+    [
+        nn.Identity(),
+        nn.Conv2d(6, 6, 3, stride=2, padding=1),
+        nn.Conv2d(6, 6, 3, dilation=2),
+        nn.Conv2d(6, 6, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(6, 6, 1, padding=1),
+    ],
 )
 def test_any_other_layer_is_left_alone(layer):
     x = torch.randn(2, 6, 8, 8).bfloat16()

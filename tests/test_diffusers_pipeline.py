@@ -26,13 +26,7 @@ from tiny import CPU
 
 diffusers = pytest.importorskip("diffusers")
 peers = pytest.importorskip("peers")
-pytestmark = [  # what NumPy 2 has deprecated of what diffusers does with tensors
-    pytest.mark.filterwarnings(f"ignore:{text}:DeprecationWarning")
-    for text in (
-        "__array__ implementation doesn't accept a copy keyword",
-        "__array_wrap__ must accept context and return_scalar",
-    )
-]
+pytestmark = peers.OLD_NUMPY
 UNET = {
     "sample_size": 8,
     "block_out_channels": (8, 16),

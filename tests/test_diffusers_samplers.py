@@ -26,13 +26,7 @@ from test_diffusers_pipeline import (  # noqa: E402
     saved,
 )
 
-pytestmark = [  # what NumPy 2 has deprecated of what diffusers does with tensors
-    pytest.mark.filterwarnings(f"ignore:{text}:DeprecationWarning")
-    for text in (
-        "__array__ implementation doesn't accept a copy keyword",
-        "__array_wrap__ must accept context and return_scalar",
-    )
-]
+pytestmark = peers.OLD_NUMPY
 UNIPC, DEIS_, LMS_, KDPM2, KDPM2A, EULER_A = (
     f"{name}Scheduler"
     for name in (

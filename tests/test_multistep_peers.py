@@ -27,18 +27,12 @@ from oracles import (
     vp_grid,
     with_middles,
 )
-from peers import difference, noise, of_labels, scheduler, table_of, theirs
+from peers import OLD_NUMPY, difference, noise, of_labels, scheduler, table_of, theirs
 from sfumato.multistep import DEIS, LMS, DPMSolverPP, UniPC
 from sfumato.singlestep import DPMSolver2
 from sfumato.solvers import Step
 
-pytestmark = [  # what NumPy 2 has deprecated of what diffusers does with tensors
-    pytest.mark.filterwarnings(f"ignore:{text}:DeprecationWarning")
-    for text in (
-        "__array__ implementation doesn't accept a copy keyword",
-        "__array_wrap__ must accept context and return_scalar",
-    )
-]
+pytestmark = OLD_NUMPY
 KINDS = ("eps", "v", "x0")
 SCHEDULES = ("linear", "scaled")
 

@@ -101,7 +101,7 @@ def built(source: Path) -> Path:
     """
     compile_by = compiler()
     assert compile_by is not None
-    code = [path.read_bytes() for path in (source, SOURCES / "common.h")]
+    code = [path.read_bytes() for path in (source, *sorted(SOURCES.glob("*.h")))]
     told = [*code, " ".join(FLAGS).encode(), torch.__version__.encode(), processor()]
     key = hashlib.sha256(b"\0".join(told)).hexdigest()[:16]
     target = home() / f"{source.stem}-{key}.so"

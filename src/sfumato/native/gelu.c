@@ -34,21 +34,8 @@ static inline float slope_of_gelu(float x) {
     return s + w * s * (1.0f - s) * SLOPE * (1.0f + 3.0f * CUBE * w * w);
 }
 
-#define PIXEL float
-#define LOAD load_f32
-#define STORE store_f32
-#define NAME(f) f##_f32
-#include "gelu.c"
-#undef PIXEL
-#undef LOAD
-#undef STORE
-#undef NAME
-
-#define PIXEL uint16_t
-#define LOAD load_bf16
-#define STORE store_bf16
-#define NAME(f) f##_bf16
-#include "gelu.c"
+#define THIS "gelu.c"
+#include "each.h"
 
 #else
 

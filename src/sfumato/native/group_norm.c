@@ -62,21 +62,8 @@ static int64_t parts_for(const Norm *n, int64_t threads) {
     return parts < 1 ? 1 : parts;
 }
 
-#define PIXEL float
-#define LOAD load_f32
-#define STORE store_f32
-#define NAME(f) f##_f32
-#include "group_norm.c"
-#undef PIXEL
-#undef LOAD
-#undef STORE
-#undef NAME
-
-#define PIXEL uint16_t
-#define LOAD load_bf16
-#define STORE store_bf16
-#define NAME(f) f##_bf16
-#include "group_norm.c"
+#define THIS "group_norm.c"
+#include "each.h"
 
 #else
 

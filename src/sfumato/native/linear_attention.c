@@ -69,21 +69,8 @@ static void cleared(float *x, int64_t rows, int64_t d) {
     memset(x, 0, rows * d * sizeof(float));
 }
 
-#define PIXEL float
-#define LOAD load_f32
-#define STORE store_f32
-#define NAME(f) f##_f32
-#include "linear_attention.c"
-#undef PIXEL
-#undef LOAD
-#undef STORE
-#undef NAME
-
-#define PIXEL uint16_t
-#define LOAD load_bf16
-#define STORE store_bf16
-#define NAME(f) f##_bf16
-#include "linear_attention.c"
+#define THIS "linear_attention.c"
+#include "each.h"
 
 #else
 

@@ -28,21 +28,8 @@ static float size_of(float squares) {
     return size > LEAST ? size : LEAST;
 }
 
-#define PIXEL float
-#define LOAD load_f32
-#define STORE store_f32
-#define NAME(f) f##_f32
-#include "rms_norm.c"
-#undef PIXEL
-#undef LOAD
-#undef STORE
-#undef NAME
-
-#define PIXEL uint16_t
-#define LOAD load_bf16
-#define STORE store_bf16
-#define NAME(f) f##_bf16
-#include "rms_norm.c"
+#define THIS "rms_norm.c"
+#include "each.h"
 
 #else
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .layers import watched
-from .winograd import convolve_doubled
+from .winograd import convolve_doubled, is_plain
 
 LAST = torch.channels_last
 
@@ -25,7 +25,7 @@ def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x), (B, C, H, W), of a 1 x 1 convolution or of whatever stands in its place."""
     if not (isinstance(layer, nn.Conv2d) and _is_ours(x)) or layer.kernel_size != (1, 1):
         return layer(x)
-    if watched(layer) or layer.stride != (1, 1) or layer.groups != 1:
+    if (layer.stride, layer.padding, layer.groups) != ((1, 1), (0, 0), 1) or watched(layer):
         return layer(x)
     y = F.linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias)
     return y.permute(0, 3, 1, 2)
@@ -36,20 +36,15 @@ def doubled(layer: nn.Module, x: Tensor) -> Tensor:
     y = convolve_doubled(layer, x)
     if y is not None:
         return y
-    if not (isinstance(layer, nn.Conv2d) and _is_ours(x) and _is_plain(layer)):
+    if not (is_plain(layer) and _is_ours(x)):
         return layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    assert isinstance(layer, nn.Conv2d)
     bias = None if layer.bias is None else layer.bias.repeat(4)
     return _Interleaved.apply(F.conv2d(x, _folded(layer.weight), bias, padding=1))
 
 
 def _is_ours(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _is_plain(layer: nn.Conv2d) -> bool:
-    settings = (layer.stride, layer.padding, layer.dilation)
-    plain = settings == ((1, 1),) * 3 and layer.groups == 1 and not watched(layer)
-    return layer.kernel_size == (3, 3) and plain
 
 
 def _folded(weight: Tensor) -> Tensor:

@@ -52,8 +52,9 @@ def dtype_of(x: Tensor) -> torch.dtype:
 
 def fits(layer: nn.Module, x: Tensor, factor: int = 1) -> bool:
     """Whether winograd.c takes layer(x), `factor` times as high and wide, and is the faster one."""
-    if not (type(layer) is nn.Conv2d and _is_plain(layer) and x.ndim == 4):
+    if not (is_plain(layer) and x.ndim == 4):
         return False
+    assert isinstance(layer, nn.Conv2d)
     channels = (layer.in_channels, layer.out_channels)
     if any(size % STEP or size < LEAST for size in channels):
         return False
@@ -65,10 +66,12 @@ def tiles_of(shape: tuple[int, ...], factor: int = 1) -> int:
     return shape[0] * ((factor * shape[2] + 1) // 2) * ((factor * shape[3] + 1) // 2)
 
 
-def _is_plain(layer: nn.Conv2d) -> bool:
+def is_plain(layer: nn.Module) -> bool:
+    """Whether it is a 3 x 3 convolution, step 1, with a border of one zero, that nobody watches."""
+    if type(layer) is not nn.Conv2d or layer.kernel_size != (3, 3) or watched(layer):
+        return False
     settings = (layer.stride, layer.padding, layer.dilation)
-    plain = settings == (NEAR,) * 3 and layer.groups == 1 and layer.padding_mode == "zeros"
-    return layer.kernel_size == (3, 3) and plain and not watched(layer)
+    return settings == (NEAR,) * 3 and layer.groups == 1 and layer.padding_mode == "zeros"
 
 
 def _taken(weight: Tensor, x: Tensor) -> bool:

@@ -1,0 +1,49 @@
+/* winograd.c's products of matrices, for one type of the pixels. */
+/* One step of sums[r] += a b over PAIR products: a is the same for all lanes. */
+#if PAIR == 1
+#define STEP(sum, a, b) (sum) += *(a) * get(b)
+#else
+#define STEP(sum, a, b)                                                       \
+    (sum) = (vec)_mm512_dpbf16_ps(                                            \
+        (__m512)(sum), (__m512bh)_mm512_set1_epi32(*(const int32_t *)(a)),    \
+        (__m512bh)_mm512_loadu_si512(b))
+#endif
+
+/* sums[r][j] += sum over k of a[k a_k + r a_r] b[k b_k + j], of `rows` rows, `side` vectors wide */
+#define PRODUCT(name, rows, side)                                                             \
+    static void NAME(name##side)(const PIXEL *a, int64_t a_k, int64_t a_r, const PIXEL *b,    \
+                                 int64_t b_k, int64_t depth, float *sums, int64_t next,       \
+                                 int more) {                                                  \
+        vec s[rows][side];                                                                    \
+        for (int r = 0; r < rows; r++)                                                        \
+            for (int j = 0; j < side; j++)                                                    \
+                s[r][j] = more ? get(sums + r * next + j * LANES) : (vec){0};                 \
+        for (int64_t k = 0; k < depth; k++, a += a_k, b += b_k)                               \
+            for (int r = 0; r < rows; r++)                                                    \
+                for (int j = 0; j < side; j++)                                                \
+                    STEP(s[r][j], a + r * a_r, b + j * LANES * PAIR);                         \
+        for (int r = 0; r < rows; r++)                                                        \
+            for (int j = 0; j < side; j++) put(sums + r * next + j * LANES, s[r][j]);         \
+    }
+typedef void NAME(Product)(const PIXEL *, int64_t, int64_t, const PIXEL *, int64_t, int64_t,
+                           float *, int64_t, int);
+PRODUCT(product, ROWS, 1)
+PRODUCT(product, ROWS, 2)
+PRODUCT(outer, FEW, 1)
+PRODUCT(outer, FEW, 2)
+#if SIDE == 4
+PRODUCT(product, ROWS, 3)
+PRODUCT(product, ROWS, 4)
+PRODUCT(outer, FEW, 3)
+PRODUCT(outer, FEW, 4)
+static NAME(Product) *const NAME(products)[] = {
+    NAME(product1), NAME(product2), NAME(product3), NAME(product4)};
+static NAME(Product) *const NAME(outers)[] = {
+    NAME(outer1), NAME(outer2), NAME(outer3), NAME(outer4)};
+#else
+static NAME(Product) *const NAME(products)[] = {NAME(product1), NAME(product2)};
+static NAME(Product) *const NAME(outers)[] = {NAME(outer1), NAME(outer2)};
+#endif
+
+#undef STEP
+#undef PRODUCT
