@@ -174,18 +174,21 @@ def samplings(parts: Parts) -> Figure:
     colours = {"reference": GREY, "tuned": BLUE, "fixed": ORANGE}
     made, (axis,) = figure(7.2, 0.8 + 0.26 * len(rows))
     values = [row.facts["distance"] for row in rows]
-    axis.barh(range(len(rows)), values, 0.7, color=[colours[row.facts["kind"]] for row in rows])
-    for i, row in enumerate(rows):
+    for i, row in enumerate(rows):  # points: on an axis of logarithms a bar's length says nothing
+        error, colour = 2 * row.facts["error"], colours[row.facts["kind"]]
+        axis.errorbar(values[i], i, xerr=error, fmt="o", ms=6, color=colour, ecolor=DARK)
         words = f"{values[i]:.2f} in {row.median:.2g} s"
-        axis.annotate(words, (values[i], i), (4, 0), color=DARK, **OFFSET)
+        axis.annotate(words, (values[i] + error, i), (6, 0), color=DARK, **OFFSET)
     reference = next(row for row in rows if row.facts["kind"] == "reference")
     axis.axvline(reference.facts["distance"], color=GREEN, lw=1)
     axis.set_yticks(range(len(rows)), [f"{row.name} ({row.facts['nfe']})" for row in rows])
     axis.invert_yaxis()
     axis.set_xscale("log")
+    marks = [mark for mark in (1, 2, 3, 5, 10, 20, 50, 100) if mark <= 2 * max(values)]
+    axis.set_xticks(marks, [str(mark) for mark in marks])
     axis.minorticks_off()
-    axis.margins(x=0.15)
-    axis.set_xlabel("squared Frechet distance; in brackets calls", fontsize=8)
+    axis.set_xlim(0.8 * min(values), 2.2 * max(values))
+    axis.set_xlabel("squared Frechet distance and twice its error; in brackets calls", fontsize=8)
     return made
 
 
