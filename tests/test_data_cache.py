@@ -1,9 +1,12 @@
 """Decoded images on disk: the same data set as decoded anew, or decoded anew."""
 
 import os
+import shutil
 import warnings
 import zipfile
+from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ import torch
 from PIL import Image
 
 from sfumato.data import UnreadableWarning, cache, fingerprint, load
-from sfumato.storage import MANIFEST, TEMPORARY
+from sfumato.data.decoding import Batch
+from sfumato.storage import MANIFEST, TEMPORARY, DamagedError
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +191,60 @@ def test_few_files_and_no_cache_write_nothing(folder, kept, monkeypatch):
     monkeypatch.setattr(cache, "LEAST_FILES", 7)
     load(folder, size=8, cache=kept)
     assert not kept.exists()
+    monkeypatch.setattr(cache, "LEAST_FILES", 6)  # as many are not few
+    load(folder, size=8, cache=kept)
+    assert len(sets(kept)) == 1
+
+
+@pytest.mark.parametrize("what", ["pillow", "format"])
+def test_what_another_program_decoded_is_decoded_anew(folder, kept, monkeypatch, what):
+    load(folder, size=8, cache=kept)
+    if what == "pillow":
+        monkeypatch.setattr(cache, "PIL", SimpleNamespace(__version__="another"))
+    else:
+        monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    assert "Kept" in load(folder, size=8, cache=kept).notes[-1]
+    assert len(sets(kept)) == 2
+
+
+def a_batch(images, kept=None, notes=()):
+    return Batch(images, np.arange(len(images) if kept is None else kept), (("x", "why"),), notes)
+
+
+def test_a_set_maps_its_file_and_writing_into_it_changes_no_file(tmp_path):
+    images = np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3)
+    assert "Kept" in cache.keep(tmp_path / "set", a_batch(images, notes=("two",)))
+    batch = cache.opened(tmp_path / "set")
+    assert isinstance(batch.images, np.memmap)
+    batch.images[:] = 0
+    batch.images.flush()
+    again = cache.opened(tmp_path / "set")
+    assert np.array_equal(again.images, images)
+    assert again.kept.tolist() == [0, 1, 2, 3, 4]
+    assert (again.skipped, again.notes) == ((("x", "why"),), ("two",))
+
+
+IMAGES = np.zeros((5, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [a_batch(IMAGES[0]), a_batch(IMAGES, kept=4), a_batch(IMAGES.astype(np.int8))],
+    ids=["three axes", "fewer than it says", "of another type"],
+)
+def test_a_whole_set_of_something_else_is_refused(tmp_path, batch):
+    cache.write(tmp_path / "set", batch)
+    with pytest.raises(DamagedError, match=r"images\.npy holds"):
+        cache.opened(tmp_path / "set")
+
+
+@pytest.mark.parametrize(("more", "there"), [(0, True), (-10, False)])
+def test_a_set_takes_at_most_its_share_of_the_disk(tmp_path, monkeypatch, more, there):
+    free = round(IMAGES.nbytes / cache.SHARE) + more
+    usage = namedtuple("usage", "total used free")(10**9, 0, free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    told = cache.keep(tmp_path / "home" / "set", a_batch(IMAGES))
+    assert ("Kept" in told, (tmp_path / "home" / "set").exists()) == (there, there)
 
 
 def test_an_archive_is_known_by_its_own_time(folder, kept, tmp_path, monkeypatch):
