@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from sfumato.data import UnreadableWarning, cache, fingerprint, load
+from sfumato.data.containers import Container
 from sfumato.data.decoding import Batch
 from sfumato.storage import MANIFEST, TEMPORARY, DamagedError
 
@@ -186,6 +187,54 @@ def test_a_set_too_large_or_a_full_disk_is_told(folder, kept, monkeypatch):
     assert list(kept.iterdir()) == []
 
 
+IMAGES = np.zeros((5, 8, 8, 3), np.uint8)
+
+
+def a_batch(images, kept=None, notes=()):
+    return Batch(images, np.arange(len(images) if kept is None else kept), (("x", "why"),), notes)
+
+
+def container(where, stamps):
+    return Container(where, tuple(stamps), read=forbidden, stamp=stamps.__getitem__)
+
+
+def test_a_key_holds_the_place_the_names_their_stamps_and_both_settings():
+    plain = ("/a", {"x.png": (1, 2, 3), "y.png": (4, 5, 6)}, (8, 8), 3)
+    others = [
+        ("/b", *plain[1:]),
+        (plain[0], {"x.png": (1, 2, 3), "z.png": (4, 5, 6)}, *plain[2:]),
+        (plain[0], {"x.png": (1, 2, 3), "y.png": (4, 5, 7)}, *plain[2:]),
+        (*plain[:2], (8, 9), 3),
+        (*plain[:2], None, 3),
+        (*plain[:3], None),
+    ]
+    keys = [
+        cache.key_of(container(where, stamps), stamps.__getitem__, [*stamps], *rest)
+        for where, stamps, *rest in (plain, plain, *others)
+    ]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 1 + len(others)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_room_is_made_by_what_was_read_longest_ago_and_no_more_than_is_asked(tmp_path, first):
+    for place, name in enumerate("ab"):
+        cache.write(tmp_path / name, a_batch(IMAGES))
+        os.utime(tmp_path / name / MANIFEST, (place ^ first, place ^ first))
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    cache.make_room(tmp_path, size)
+    assert [path.name for path in sets(tmp_path)] == ["a", "b"]
+    cache.make_room(tmp_path, size - 1)
+    assert [path.name for path in sets(tmp_path)] == ["ba"[first]]
+
+
+def test_what_another_process_has_put_there_meanwhile_stays(tmp_path):
+    for value in (0, 1):
+        assert "Kept" in cache.keep(tmp_path / "set", a_batch(IMAGES + np.uint8(value)))
+    assert not cache.opened(tmp_path / "set").images.any()
+    assert list(tmp_path.iterdir()) == [tmp_path / "set"]
+
+
 def test_few_files_and_no_cache_write_nothing(folder, kept, monkeypatch):
     load(folder, size=8)
     monkeypatch.setattr(cache, "LEAST_FILES", 7)
@@ -207,10 +256,6 @@ def test_what_another_program_decoded_is_decoded_anew(folder, kept, monkeypatch,
     assert len(sets(kept)) == 2
 
 
-def a_batch(images, kept=None, notes=()):
-    return Batch(images, np.arange(len(images) if kept is None else kept), (("x", "why"),), notes)
-
-
 def test_a_set_maps_its_file_and_writing_into_it_changes_no_file(tmp_path):
     images = np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3)
     assert "Kept" in cache.keep(tmp_path / "set", a_batch(images, notes=("two",)))
@@ -222,9 +267,6 @@ def test_a_set_maps_its_file_and_writing_into_it_changes_no_file(tmp_path):
     assert np.array_equal(again.images, images)
     assert again.kept.tolist() == [0, 1, 2, 3, 4]
     assert (again.skipped, again.notes) == ((("x", "why"),), ("two",))
-
-
-IMAGES = np.zeros((5, 8, 8, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
