@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from sfumato.networks.embeddings import NoiseEmbedding
-from sfumato.networks.layers import SHORT, GroupNorm, attend, pad_to_multiple
+from sfumato.networks.fused_attention import SHORT, attend
+from sfumato.networks.layers import GroupNorm, pad_to_multiple
 from sfumato.networks.unet import Attention, Residual
 from small_networks import LABELLED, SAME_CALL, TINY, alive, batch, close
 

@@ -19,28 +19,12 @@
  */
 #ifndef PIXEL
 
-#include "common.h"
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-#define LANES 16
-#define SIDE 4 /* vectors of output channels to a panel */
-#else
-#define LANES 8
-#define SIDE 2
-#endif
-#define ROWS 6 /* of a product that are worked on together: ROWS x SIDE sums in registers */
-#define WIDE (LANES * SIDE)
-#define FEW 4 /* as ROWS, where the rows are channels */
 #define TILES 48 /* to a block, forward: a multiple of ROWS */
 #define DEEP 128 /* tiles to a block, backward */
 #define ASIDE 64  /* values that keep the 16 matrices from falling on the same lines of a cache */
 
-#if defined(__AVX512BF16__) && defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 /* up: x is half as high and wide, each pixel standing for four; down: y's pixels are sums of four. */
 typedef struct { int64_t B, H, W, I, O, up, down; } Shape;
 typedef struct { int64_t across, each, all; } Grid; /* tiles to a row, to an image, in all */
@@ -58,10 +42,6 @@ static inline int idle(const Shape *s, int64_t xi) {
     return (s->up || s->down) && (xi / 4 == 2 || xi % 4 == 2);
 }
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline vec get(const float *at) { return *(const loose *)at; }
-static inline void put(float *at, vec v) { *(loose *)at = v; }
-
 /* B^T of four values a step apart */
 #define SPREAD(d, step)                                                             \
     do {                                                                            \
@@ -75,48 +55,10 @@ static inline void kernel_side(const vec *g, int64_t from, vec *u, int64_t to) {
     u[0] = g[0], u[to] = half + middle, u[2 * to] = half - middle, u[3 * to] = g[2 * from];
 }
 
-/* Without such instructions PyTorch's own convolutions are the faster ones. */
-#if defined(__AVX2__) && defined(__FMA__)
-int can_f32(void) { return 1; }
-#define PIXEL float
-#define PAIR 1
-#define NAME(f) f##_f32
-static inline vec pixels_f32(const float *at) { return get(at); }
-static inline void store_f32s(float *at, vec v) { put(at, v); }
-#define LOADS pixels_f32
-#define STORES store_f32s
-#include "winograd.c"
-#undef PIXEL
-#undef PAIR
-#undef NAME
-#undef LOADS
-#undef STORES
-#else
-int can_f32(void) { return 0; }
-#endif
-
-#if defined(__AVX512BF16__) && defined(__AVX512F__)
-int can_bf16(void) { return 1; }
-#define PIXEL uint16_t
-#define PAIR 2
-#define NAME(f) f##_bf16
-static inline vec pixels_bf16(const uint16_t *at) {
-    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
-    return (vec)_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-static inline void store_bf16s(uint16_t *at, vec v) {
-    _mm256_storeu_si256((__m256i *)at, (__m256i)_mm512_cvtneps_pbh((__m512)v));
-}
-#define LOADS pixels_bf16
-#define STORES store_bf16s
-#include "winograd.c"
-#else
-int can_bf16(void) { return 0; }
-#endif
+#define THIS "winograd.c"
+#include "each_product.h"
 
 #else
-
-#include "winograd_product.h"
 
 /* Where the `side` x `side` pixels from (edge, edge) of tile t's own 2 x 2 on begin; `none`, which
  * holds zeros, for those outside the image and for tiles past the last. half: see `up` */
@@ -215,17 +157,6 @@ int NAME(winograd_forward)(const Shape *s, const PIXEL *x, const PIXEL *U, const
         free(none);
     }
     return failed;
-}
-
-/* PAIR values of each lane side by side: to[l][p] = v[p][l] */
-static inline void NAME(beside)(PIXEL *to, const vec *v) {
-#if PAIR == 1
-    put(to, v[0]);
-#else
-    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v[0]));
-    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v[1]));
-    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-#endif
 }
 
 /* U of kernels of which w holds O, `out` values apart, for each of I channels, `in` apart */

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from .dit import sinusoids
 from .embeddings import check_labels
+from .fused_attention import attend
 from .layers import (
     GroupNorm,
-    attend,
     check_attention_at,
     check_classes,
     check_counts,

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conditioning import Tokens
-from .layers import GroupNorm, attend, zeroed
+from .fused_attention import attend
+from .layers import GroupNorm, zeroed
 
 EPSILON = 1e-6  # of every norm of this family
 

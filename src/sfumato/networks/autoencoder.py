@@ -20,15 +20,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .convolving import doubled
-from .layers import (
-    GroupNorm,
-    attend,
-    check_counts,
-    check_groups,
-    check_images,
-    pad_to_multiple,
-    zeroed,
-)
+from .fused_attention import attend
+from .layers import GroupNorm, check_counts, check_groups, check_images, pad_to_multiple, zeroed
 from .winograd import convolve
 
 EPSILON = 1e-6  # of the norms: diffusers' for this network, where its U-Nets have 1e-5

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import Conditioning
-from .layers import GroupNorm, attend, check_images, pad_to_multiple, zeroed
+from .fused_attention import attend
+from .layers import GroupNorm, check_images, pad_to_multiple, zeroed
 from .unet import Down, Middle, UNetConfig, check
 
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from .embeddings import LONGEST, check_labels
+from .fused_attention import attend_together
 from .fused_gelu import gelu_of
 from .fused_tokens import gated, modulated
-from .layers import attend, check_images, pad_to_multiple, zeroed
+from .layers import check_images, pad_to_multiple, zeroed
 
 SINUSOIDS = 256  # features of a noise level before its MLP, whatever the width
 SIZES = {  # depth, width, heads: Peebles and Xie (2023), table 1 (from memory)
@@ -151,8 +152,7 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # (B, N, 3, heads, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, heads, N, d) each
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attend_together(qkv))
 
 
 class MLP(nn.Module):

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from .fused import norm_act
 
-SHORT = 256  # tokens up to which plain products beat the CPU's fused attention, twofold in bf16
-
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
@@ -41,13 +39,6 @@ class GroupNorm(nn.Module):
     ) -> Tensor:
         told = (add, scale, shift, silu)
         return norm_act(x, self.weight, self.bias, self.groups, self.eps, *told)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, each (B, heads, N, d): Vaswani et al. (2017), eq. 1."""
-    if q.device.type == "cpu" and q.shape[2] <= SHORT:
-        return (q * q.shape[3] ** -0.5 @ k.transpose(2, 3)).softmax(dim=3) @ v
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 def together(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:

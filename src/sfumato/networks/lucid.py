@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from .convolving import doubled, pointwise
 from .embeddings import ClassEmbedding
+from .fused_attention import attend
 from .fused_linear import linear_attention
 from .fused_rms import rms_act
-from .layers import GroupNorm, attend, check_images, pad_to_multiple
+from .layers import GroupNorm, check_images, pad_to_multiple
 from .winograd import convolve
 
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from .convolving import doubled, pointwise
 from .embeddings import Conditioning
+from .fused_attention import attend_together
 from .layers import (
     GroupNorm,
-    attend,
     check_attention_at,
     check_classes,
     check_counts,
@@ -133,8 +133,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
         qkv = self.qkv(tokens).unflatten(2, (3, -1, self.head_channels))  # (B, N, 3, heads, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, heads, N, d) each
-        mixed = attend(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
+        mixed = attend_together(qkv)  # (B, N, C)
         return x + self.project(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
 
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .convolving import doubled, pointwise
-from .layers import GroupNorm, attend, together
+from .fused_attention import attend
+from .layers import GroupNorm, together
 from .winograd import convolve
 
 Resize = Callable[[Tensor], Tensor]

@@ -1,4 +1,4 @@
-/* winograd.c's products of matrices, for one type of the pixels. */
+/* Products of matrices for one type of the pixels: see each_product.h. */
 /* One step of sums[r] += a b over PAIR products: a is the same for all lanes. */
 #if PAIR == 1
 #define STEP(sum, a, b) (sum) += *(a) * get(b)
@@ -44,6 +44,17 @@ static NAME(Product) *const NAME(outers)[] = {
 static NAME(Product) *const NAME(products)[] = {NAME(product1), NAME(product2)};
 static NAME(Product) *const NAME(outers)[] = {NAME(outer1), NAME(outer2)};
 #endif
+
+/* PAIR values of each lane side by side: to[l][p] = v[p][l] */
+static inline void NAME(beside)(PIXEL *to, const vec *v) {
+#if PAIR == 1
+    put(to, v[0]);
+#else
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v[0]));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v[1]));
+    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+#endif
+}
 
 #undef STEP
 #undef PRODUCT
