@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save
 
 import tiny
+from conftest import normal
 from sfumato.judging import (
     EyeConfig,
     Moments,
@@ -21,10 +22,6 @@ from sfumato.storage import DamagedError, commit_folder, read_folder
 from sfumato.training import take_step
 
 CPU = tiny.CPU
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def gaussian(mean, covariance, count=101):

@@ -5,27 +5,23 @@ import math
 import pytest
 import torch
 
+from conftest import normal
+from sfumato.covering import density_coverage, precision_recall
 from sfumato.measuring import (
     Estimate,
     Moments,
     bootstrap,
     class_accuracy,
     class_balance,
-    density_coverage,
     frechet,
     frechet_estimate,
     kernel_distance,
     memory,
     mmd,
     nearest,
-    precision_recall,
     radii,
     repeats,
 )
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def two_sets(n=60, m=50, d=7):

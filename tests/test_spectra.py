@@ -8,6 +8,7 @@ import torch
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from conftest import normal
 from sfumato.grids import karras_times
 from sfumato.pictures import read_settings
 from sfumato.plots import EMA, RAW, TRAIN
@@ -33,10 +34,6 @@ from sfumato.spectra import (
 )
 
 SIZES = [(1, 1), (2, 2), (3, 5), (8, 8), (9, 32), (31, 31), (64, 48)]
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # --- the spectrum
