@@ -24,7 +24,8 @@ ROOT = pathlib.Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 TORCH = "2.13.0"  # the release that the tests run on; the package itself accepts a range
-CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["pytest"])
+TESTS = ["pytest", "-n", "auto", "--dist", "loadfile"]  # a process a core, a file to a process
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], TESTS)
 COMMANDS = {  # the extras to install, and the python -m commands to run one after the other
     "demo": ("", [["sfumato", "demo"]]),
     "sfumato": ("", [["sfumato"]]),

@@ -36,6 +36,9 @@ from sfumato.process import (
 )
 from sfumato.solvers import RandnLike, Solver, Step
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, with a core each
+    torch.set_num_threads(1)
+
 
 def f64(*values: float) -> Tensor:
     """One float64 tensor: of shape () for one value, (n,) for more."""

@@ -22,7 +22,7 @@ LAYERS = [
     {"multistep", "singlestep"},
     {"bound", "sampling", "importance", "classification", "consistency"},
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in sorted(names)}
 # What may be used without any diffusion: it imports none of the layers.
 APART = [
     "checkpoint",
