@@ -34,8 +34,9 @@ _MODULES = {  # module: the public names in it
     "evaluation": "flow_bits variational_bits",
     "spectra": "radial_power",
     "features": "Features features_of",
-    "measuring": "Estimate Moments class_accuracy class_balance density_coverage frechet "
-    "frechet_estimate kernel_distance nearest precision_recall",
+    "measuring": "Estimate Moments class_accuracy class_balance frechet frechet_estimate "
+    "kernel_distance nearest",
+    "covering": "density_coverage precision_recall",
     "tuning": "Pairs Table fitted_rows refined table_of",
     "tuned_runs": "Tuned find_tuned",
     "doctor": "Finding look_at_data look_at_plan look_at_run verdict",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
         MultistepConsistency,
         pseudo_huber,
     )
+    from .covering import density_coverage, precision_recall
     from .data import ImageData, load
     from .denoiser import Clipped, Denoiser, DynamicallyThresholded, NetworkDenoiser, OnProcess
     from .discrete import CosineBetas, DiscreteVP, LinearBetas, ScaledLinearBetas, SigmoidBetas
@@ -107,12 +109,10 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
         Moments,
         class_accuracy,
         class_balance,
-        density_coverage,
         frechet,
         frechet_estimate,
         kernel_distance,
         nearest,
-        precision_recall,
     )
     from .multistep import DEIS, IPNDM, LMS, DPMSolverPP, TimeDEIS, UniPC
     from .muon import Muon

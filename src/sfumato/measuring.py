@@ -4,12 +4,6 @@ Frechet distance   |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))
                    of Gaussians N(m, C): Dowson and Landau (1982); Heusel et al. (2017), section 3
 kernel distance    mean k(x, x') + mean k(y, y') - 2 mean k(x, y),  x other than x', y than y',
                    k(a, b) = (a . b / D + 1)^3: Binkowski et al. (2018), section 4 (from memory)
-precision          the share of drawn images inside any real image's ball, which reaches to its
-                   k-th nearest real one; recall: the same with the roles changed:
-                   Kynkaanniemi et al. (2019), eqs. 1 and 2 (from memory)
-density            the mean number of real balls that a drawn image is in, over k
-coverage           the share of real balls with a drawn image in them:
-                   Naeem et al. (2020), eqs. 3 and 4 (from memory)
 
 With A A^T = C_1 and B B^T = C_2 the trace of the root is the sum of the singular values of A^T B.
 Of the same images all distances fall or rise with n, so numbers compare at one n only, and each
@@ -240,27 +234,6 @@ def inside(points: Tensor, centres: Tensor, reach: Tensor) -> Tensor:
     """(N,) int64: in how many of the balls of reach (M,) about centres (M, D) each point is."""
     counts = [(distances <= reach).sum(1) for _, distances in _distances(points, centres)]
     return torch.cat(counts)
-
-
-def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[Estimate, Estimate]:
-    """(precision, recall) of features (N, D), (M, D); each error takes the balls as given."""
-    real, drawn = real.double(), drawn.double()
-    precision = inside(drawn, real, radii(real, k)) > 0
-    recall = inside(real, drawn, radii(drawn, k)) > 0
-    return Estimate.share(precision), Estimate.share(recall)
-
-
-def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[Estimate, Estimate]:
-    """(density, coverage) of features (N, D), (M, D); density is 1 on average for real images.
-
-    Each error takes the other set as given. Coverage of N real by M more of the same source is on
-    average 1 - prod over j = 0 .. k - 1 of (N - 1 - j) / (N + M - 1 - j), about 1 - 2^-k: Naeem et
-    al. (2020), lemma 2 (from memory).
-    """
-    real, drawn = real.double(), drawn.double()
-    reach = radii(real, k)
-    density = inside(drawn, real, reach).double() / k
-    return Estimate.of(density), Estimate.share(nearest(real, drawn)[0] <= reach)
 
 
 def nearest(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .appearance import Scales, colours, scales
 from .console import reading
+from .covering import density_coverage, precision_recall
 from .data import ImageData, generator_at, spread, subset
 from .feature_cache import FeatureCache, look_at_all
 from .features import Features
@@ -22,12 +23,10 @@ from .measuring import (
     Moments,
     class_accuracy,
     class_balance,
-    density_coverage,
     frechet_estimate,
     kernel_distance,
     memory,
     nearest,
-    precision_recall,
     repeats,
 )
 from .results import Record, Result
