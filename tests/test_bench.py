@@ -1,8 +1,10 @@
 """The benchmarks: their arithmetic, their page, and that peers and we are given the same work."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,20 +146,34 @@ def test_a_file_of_another_schema_is_refused():
         from_json('{"schema": 7, "parts": {}}')
 
 
-def test_contestants_take_turns_and_each_turn_is_timed():
+def test_contestants_take_turns_and_each_turn_is_timed(monkeypatch):
     called, now = [], [0.0]
 
-    def step(name: str, seconds: float):
-        def act() -> None:
+    def act(name: str, seconds: float):
+        def step() -> None:
             called.append(name)
             now[0] += seconds
 
-        return rounds.Runner(name, act)
+        return step
 
-    runners = [step("a", 1.0), step("b", 3.0)]
+    monkeypatch.setattr(rounds, "gc", SimpleNamespace(collect=act("-", 7.0)))  # is not timed
+    runners = [rounds.Runner("a", act("a", 1.0)), rounds.Runner("b", act("b", 3.0))]
     found = rounds.in_turn(runners, 2, warm=1, repeats=2, clock=lambda: now[0])
-    assert called == ["a", "b", *"aabb", *"aabb"]
+    assert "".join(called) == "ab" + "-aa-bb" * 2
     assert found == {"a": (2.0, 2.0), "b": (6.0, 6.0)}
+    called.clear()  # what prepares a turn and the step after it are not timed either
+    runners[0] = replace(runners[0], prepare=act("prepare ", 50.0))
+    found = rounds.in_turn(runners, 2, warm=0, clock=lambda: now[0])
+    assert "".join(called) == "-prepare aa-b" * 2
+    assert found == {"a": (1.0, 1.0), "b": (3.0, 3.0)}
+
+
+def test_a_steps_seconds_are_the_median_between_rows_after_the_third(tmp_path):
+    times = [9.0, 30.0, 31.0, 33.0, 36.0, 40.0]  # apart by 21, 1, 2, 3 and 4
+    rows = [{"kind": "train", "seconds": at} for at in times]
+    rows.insert(4, {"kind": "held_out", "seconds": 34.0})
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert scale.seconds_a_step(tmp_path) == 3.0
 
 
 def test_a_ratio_is_the_median_of_the_rounds_own_ratios():

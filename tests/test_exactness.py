@@ -59,15 +59,39 @@ class Wrong(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(("forward", "backward"), [(1.1, 1.0), (1.0, 1.1)])
-def test_a_wrong_kernel_is_found_whichever_way_it_is_wrong(monkeypatch, forward, backward):
-    monkeypatch.setattr(
-        exactness, "convolve", lambda layer, x: Wrong.apply(layer(x), forward, backward)
-    )
+@pytest.mark.parametrize(("name", "side"), [("convolve", 3), ("pointwise", 1)])
+def test_a_wrong_kernel_is_found_whichever_way_it_is_wrong(
+    monkeypatch, forward, backward, name, side
+):
+    monkeypatch.setattr(exactness, name, lambda layer, x: Wrong.apply(layer(x), forward, backward))
+    assert 0.09 < error_of(nn.Conv2d(8, 8, side, padding=side // 2), (4, 8, 6, 6)).share < 0.11
+
+
+@pytest.mark.parametrize("part", ["weights", "pixels"])
+def test_one_gradient_that_is_wrong_is_enough(monkeypatch, part):
+    def wrong(layer, x):
+        weight = layer.weight
+        if part == "weights":
+            weight = Wrong.apply(weight, 1.0, 1.1)
+        else:
+            x = Wrong.apply(x, 1.0, 1.1)
+        return nn.functional.conv2d(x, weight, layer.bias, padding=1)
+
+    monkeypatch.setattr(exactness, "convolve", wrong)
     assert 0.09 < error_of(nn.Conv2d(8, 8, 3, padding=1), (4, 8, 6, 6)).share < 0.11
 
 
+def test_weights_that_are_zeros_are_tried_as_others_and_each_time_alike():
+    layer, shape = nn.Conv2d(8, 8, 3, padding=1), (4, 8, 6, 6)
+    first = error_of(layer, shape)
+    nn.init.zeros_(layer.weight)
+    assert error_of(layer, shape) == first
+    assert not layer.weight.any()
+    assert first.words == "3 x 3, 8 to 8 channels at 6 x 6"
+
+
 @pytest.mark.parametrize(
-    ("shape", "images"), [((64, 8, 14, 14), 3), ((64, 8, 7, 7), 8), ((4, 8, 7, 7), 4)]
+    ("shape", "images"), [((64, 8, 14, 14), 2), ((64, 8, 7, 7), 4), ((3, 8, 7, 7), 3)]
 )
 def test_a_few_images_go_the_way_of_a_whole_batch(shape, images):
     assert few(shape) == images

@@ -1,6 +1,7 @@
 """Kept features are those that a look gives, of these pixels by this network, or none at all."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -203,3 +204,39 @@ def test_progress_counts_all_images_that_are_looked_at_and_no_others(cache):
 
     assert counted() == [(100, 370), (200, 370), (250, 370), (350, 370), (370, 370)]
     assert counted() == [(100, 120), (120, 120)]
+
+
+@pytest.mark.parametrize("what", ["torch", "format"])
+def test_what_another_program_looked_at_is_looked_at_anew(cache, monkeypatch, what):
+    images, eye = random(12, 1).images, Eye()
+    look(eye, images, cache)
+    if what == "torch":
+        monkeypatch.setattr(torch, "__version__", "another")
+    else:
+        monkeypatch.setattr(feature_cache, "FORMAT", feature_cache.FORMAT + 1)
+    look(eye, images, cache)
+    assert (eye.seen, len(kept(cache))) == (24, 2)
+
+
+@pytest.mark.parametrize(("more", "there"), [(10, True), (-10, False)])
+def test_a_set_takes_at_most_its_share_of_the_disk(cache, monkeypatch, more, there):
+    images = random(12, 1).images
+    room = len(feature_cache.packed(look(Eye(), images, None))) / feature_cache.SHARE
+    usage = SimpleNamespace(free=room + more)
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage)
+    look(Eye(), images, cache)
+    assert bool(kept(cache)) is there
+
+
+@pytest.mark.parametrize("call", ["read_folder", "retire"])
+def test_a_folder_that_can_not_be_read_or_removed_is_told_of(cache, told, monkeypatch, call):
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
+
+    images = random(12, 1).images
+    look(Eye(), images, cache)
+    if call == "retire":
+        cut(kept(cache)[0] / FILE)
+    monkeypatch.setattr(feature_cache, call, refuse)
+    assert same(look(Eye(), images, cache), look(Eye(), images, None))
+    assert "Permission denied" in told[-1]

@@ -14,6 +14,7 @@ from sfumato.arguments import Report, UsageError
 from sfumato.commands.report import run_report
 from sfumato.page import write_comparison, write_page
 from sfumato.report.embedding import FILM_BYTES, PICTURE_BYTES, embedded
+from sfumato.report.parts import number, with_error
 from sfumato.report.trained import GRIDS_BYTES
 
 VOID = {"meta", "img", "input", "br", "link"}
@@ -300,3 +301,65 @@ def test_the_settings_tell_the_versions_and_the_commit(tmp_path):
     told = "training digits\n  versions    sfumato 0.1.0  Python 3.12\n"
     (tmp_path / "log.txt").write_text(f"{told}  program     0.1.0 (abc1234)\n")
     assert "sfumato 0.1.0  Python 3.12, commit abc1234." in checked(write_page(tmp_path)).text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1234567, "1,234,567"),
+        (True, "True"),
+        ("a", "a"),
+        (None, "None"),
+        (0.0, "0"),
+        (1234.56, "1235"),
+        (0.0001, "0.0001"),
+        (0.00009, "9.0e-05"),
+        (-0.5, "-0.5"),
+        (-0.00009, "-9.0e-05"),
+    ],
+)
+def test_a_number_is_written_as_people_read_it(value, text):
+    assert number(value) == text
+    assert with_error({"mean": value, "error": None}) == text
+    assert with_error({"x": value, "error": 0.123}, "x") == f"{text} ± 0.12"
+
+
+def compared(whole, tmp_path, file, value):
+    """The page of a run with everything beside one whose file holds something else."""
+    other = tmp_path / "other"
+    for name in FILES:
+        put(other, name)
+    dump(other / file, value)
+    return checked(write_comparison([whole, other], tmp_path / "comparison.html"))
+
+
+@pytest.mark.parametrize("field", ["run", "step", "version"])
+def test_measures_of_another_run_step_or_version_compare(whole, tmp_path, field):
+    record = {**RECORD, "drawing": {**RECORD["drawing"], field: "another"}}
+    found = {**EVALUATION, "drawn": {**EVALUATION["drawn"], "record": record}}
+    page = compared(whole, tmp_path, "evaluation/evaluation.json", found)
+    assert "Frechet distance (mnist features)3.25 ± 0.53.25 ± 0.51.5" in page.text
+
+
+def test_measures_by_another_yardstick_or_of_other_images_do_not(whole, tmp_path):
+    record = {**RECORD, "yardstick": {**RECORD["yardstick"], "images": 999}}
+    found = {**EVALUATION, "fingerprint": "g", "drawn": {**EVALUATION["drawn"], "record": record}}
+    page = compared(whole, tmp_path, "evaluation/evaluation.json", found)
+    assert "Frechet" not in page.text
+    assert "measured on different images" in page.text
+    assert "2.125" not in page.text
+
+
+@pytest.mark.parametrize("part", ["objective", "process", "codec", "parameterization"])
+def test_losses_want_one_of_each_of_these(whole, tmp_path, part):
+    page = compared(whole, tmp_path, "run.json", {**RUN, part: {"kind": "Another"}})
+    assert f"{part} differ" in page.text
+    assert "training loss" not in page.text
+
+
+def test_of_several_samplers_the_nearest_of_so_many_calls_is_shown(tmp_path):
+    rows = [{**ROW, "sampler": "lms", "distance": 0.2}, ROW, {**ROW, "calls": 10, "distance": None}]
+    dump(tmp_path / "sweep.json", {**SWEEP, "rows": rows})
+    text = checked(write_page(tmp_path)).text
+    assert "deis" in text
+    assert "lms" not in text

@@ -287,6 +287,9 @@ def test_only_large_batches_of_a_cpu_are_made_ahead_and_by_one_thread_of_the_sys
         source(2)
     assert seen == [(0, threads), (1, threads), (2, 1)]
     assert torch.get_num_threads() == threads
+    with source_for(torch.device("cuda"), batch_at) as source:  # a GPU's batches: all of them
+        source(4)
+    assert seen[3:] == [(4, threads), (5, 1)]
 
 
 def test_an_error_in_a_prefetched_batch_is_not_lost():

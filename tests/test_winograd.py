@@ -163,7 +163,7 @@ def test_what_it_does_not_take_goes_the_usual_way(what):
     if what == "double":
         layer, x = layer.double(), x.double()
     if what == "few tiles":
-        x = x[:7]
+        x = x[:3]
     if what == "bf16 weights":
         layer, x = layer.bfloat16(), x.bfloat16()
     if what == "meta":
@@ -173,13 +173,51 @@ def test_what_it_does_not_take_goes_the_usual_way(what):
 
 
 @needs_c
-def test_only_the_gradients_that_are_wanted_are_made(monkeypatch):
-    layer, x, upward = case(SHAPES[0])
-    monkeypatch.setattr(winograd, "_of_weights", refuse)
-    layer.requires_grad_(False)
-    x.requires_grad_()
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias"])
+def test_only_the_gradients_that_are_wanted_are_made(monkeypatch, wanted):
+    layer, x, upward = case(SHAPES[0], whole=True)
+    given = {"x": x, "weight": layer.weight, "bias": layer.bias}
+    for value in given.values():
+        value.requires_grad_()
+    layer(x).backward(upward)
+    exact, given[wanted].grad = given[wanted].grad, None
+    for name, value in given.items():
+        value.requires_grad_(name == wanted)
+    if wanted != "weight":
+        monkeypatch.setattr(winograd, "_of_weights", refuse)
+    if wanted != "x":
+        monkeypatch.setattr(winograd, "_of_pixels", refuse)
     convolve(layer, x).backward(upward)
-    assert x.grad is not None
+    assert torch.equal(given[wanted].grad, exact)
+
+
+@needs_c
+@pytest.mark.parametrize("what", ["x", "weight", "upward"])
+def test_the_order_in_memory_changes_no_bit(what):
+    """Networks keep their weights with channels last; images come with channels first."""
+    layer, x, upward = case(SHAPES[3])
+    parts = {"x": x, "weight": layer.weight.detach(), "upward": upward}
+    found = []
+    for order in (torch.channels_last, torch.contiguous_format):
+        x, weight, dy = (
+            value.clone(memory_format=order if name == what else torch.preserve_format)
+            for name, value in parts.items()
+        )
+        layer.weight = nn.Parameter(weight)
+        x.requires_grad_()
+        y = convolve(layer, x)
+        y.backward(dy)
+        found.append((y, x.grad, layer.weight.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+
+
+@needs_c
+def test_a_gradient_of_a_gradient_is_refused():
+    layer, x, _ = case(SHAPES[0])
+    x.requires_grad_()
+    (first,) = torch.autograd.grad(convolve(layer, x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 @needs_c
