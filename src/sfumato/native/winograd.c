@@ -21,7 +21,7 @@
 
 #include "vectors.h"
 
-#define TILES 48 /* to a block, forward: a multiple of ROWS */
+#define TILES 48 /* to a block, forward, at most: a multiple of ROWS */
 #define DEEP 128 /* tiles to a block, backward */
 #define ASIDE 64  /* values that keep the 16 matrices from falling on the same lines of a cache */
 
@@ -35,6 +35,13 @@ static inline Grid grid_of(const Shape *s) {
     g.each = g.across * ((s->H + 1) / 2);
     g.all = g.each * s->B;
     return g;
+}
+
+/* Tiles to a block, forward: as many to each thread, in ROWS, where there are few */
+static inline int64_t block_of(Grid g, int64_t threads) {
+    int64_t turns = threads * ((g.all + TILES * threads - 1) / (TILES * threads));
+    int64_t block = (g.all + turns - 1) / turns;
+    return (block + ROWS - 1) / ROWS * ROWS;
 }
 
 /* Whether product number xi comes to nothing */
@@ -77,9 +84,9 @@ static inline void NAME(points)(const Shape *s, Grid g, int64_t channels, const 
 }
 
 /* V[xi][t][c] of `count` tiles from `first` on; rows past the last tile are zero */
-static void NAME(spread)(const Shape *s, Grid g, const PIXEL *x, int64_t first, const PIXEL *none,
-                         PIXEL *V) {
-    for (int64_t t = 0; t < TILES; t++) {
+static void NAME(spread)(const Shape *s, Grid g, const PIXEL *x, int64_t first, int64_t count,
+                         const PIXEL *none, PIXEL *V) {
+    for (int64_t t = 0; t < count; t++) {
         const PIXEL *at[16];
         NAME(points)(s, g, s->I, x, first + t, -1, 4, s->up, none, at);
         for (int64_t c = 0; c < s->I; c += LANES) {
@@ -95,8 +102,8 @@ static void NAME(spread)(const Shape *s, Grid g, const PIXEL *x, int64_t first, 
 
 /* y's 2 x 2 pixels of each tile from M[xi][t][WIDE], `width` channels from o on */
 static void NAME(gather)(const Shape *s, Grid g, const float *M, const float *bias, int64_t first,
-                         int64_t o, int64_t width, PIXEL *y) {
-    for (int64_t t = first; t < least(first + TILES, g.all); t++) {
+                         int64_t last, int64_t o, int64_t width, PIXEL *y) {
+    for (int64_t t = first; t < last; t++) {
         int64_t b = t / g.each, row = t % g.each / g.across * 2, column = t % g.across * 2;
         for (int64_t c = 0; c < width; c += LANES) {
             vec half[8], add = bias ? get(bias + o + c) : (vec){0};
@@ -128,6 +135,7 @@ int NAME(winograd_forward)(const Shape *s, const PIXEL *x, const PIXEL *U, const
                            PIXEL *y, int64_t threads) {
     Grid g = grid_of(s);
     int failed = 0;
+    int64_t block = block_of(g, threads);
 #pragma omp parallel num_threads(threads)
     {
         PIXEL *V = aligned_alloc(64, 16 * (TILES * s->I + ASIDE) * sizeof(PIXEL));
@@ -137,10 +145,10 @@ int NAME(winograd_forward)(const Shape *s, const PIXEL *x, const PIXEL *U, const
         if (!ready) failed = 1;
         if (ready) memset(M, 0, 16 * (TILES * WIDE + ASIDE) * sizeof(float)); /* the idle ones */
 #pragma omp for schedule(static)
-        for (int64_t first = 0; first < g.all; first += TILES) {
+        for (int64_t first = 0; first < g.all; first += block) {
             if (!ready) continue;
-            NAME(spread)(s, g, x, first, none, V);
-            int64_t rows = least(TILES, g.all - first);
+            NAME(spread)(s, g, x, first, block, none, V);
+            int64_t rows = least(block, g.all - first);
             for (int64_t o = 0; o < s->O; o += WIDE) {
                 int64_t width = least(WIDE, s->O - o);
                 NAME(Product) *product = NAME(products)[width / LANES - 1];
@@ -149,7 +157,7 @@ int NAME(winograd_forward)(const Shape *s, const PIXEL *x, const PIXEL *U, const
                         product(V + xi * (TILES * s->I + ASIDE) + t * s->I, PAIR, s->I,
                                       U + (o * 16 + xi * width) * s->I, width * PAIR, s->I / PAIR,
                                       M + xi * (TILES * WIDE + ASIDE) + t * WIDE, WIDE, 0);
-                NAME(gather)(s, g, M, bias, first, o, width, y);
+                NAME(gather)(s, g, M, bias, first, first + rows, o, width, y);
             }
         }
         free(V);

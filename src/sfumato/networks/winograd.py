@@ -21,7 +21,7 @@ from .layers import watched
 
 STEP = 16  # channels come in so many
 LEAST = 32  # of them, below which the plain convolution is as fast
-TILES = 128  # of 2 x 2 pixels in a batch, below which transforming the kernels would not pay
+TILES = 64  # of 2 x 2 pixels in a batch, below which transforming the kernels would not pay
 NEAR = (1, 1)
 
 
