@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from conftest import f64, normal
+from sfumato.covering import density_coverage, precision_recall
 from sfumato.measuring import (
     Moments,
     _parts,
@@ -13,6 +14,7 @@ from sfumato.measuring import (
     inside,
     kernel_distance,
     memory,
+    mmd,
     radii,
 )
 
@@ -73,3 +75,38 @@ def test_the_kernel_distances_error_is_never_below_that_of_its_subsets():
     values = f64(*(each.mean for each in found))
     told = f64(*(each.error for each in found)).mean().item()
     assert told == pytest.approx(values.std().item(), rel=0.35)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda a, b: frechet_estimate(a, Moments.of(b), blocks=3),
+        mmd,
+        lambda a, b: kernel_distance(a, b, subsets=3),
+        precision_recall,
+        density_coverage,
+        lambda a, b: memory(a[:, 0].abs(), b[:, 0].abs()),
+    ],
+    ids=["frechet", "mmd", "kernel", "precision", "density", "memory"],
+)
+def test_float32_features_are_measured_as_their_float64_copies(measure):
+    """Of float32 sums far from 0, differences would keep three digits."""
+    first, second = 100 + normal(40, 5).float(), 100 + normal(30, 5, seed=1).float()
+    assert measure(first, second) == measure(first.double(), second.double())
+
+
+def test_the_fewest_images_that_have_a_distance():
+    """Two of each for mmd, four for a mean of it over halves, two parts of two for an error."""
+    first, second = normal(4, 3), normal(4, 3, seed=1)
+    one, two = first[:2], second[:2]
+
+    def k(a, b):
+        return (a @ b / 3 + 1) ** 3
+
+    cross = sum(k(a, b) for a in one for b in two) / 4
+    assert mmd(one, two) == pytest.approx((k(*one) + k(*two) - 2 * cross).item())
+    assert kernel_distance(first, second).error < float("inf")
+    known = Moments.of(normal(9, 3, seed=2))
+    halves = [frechet(Moments.of(part), known) for part in _parts(first, 2)]
+    wanted = abs(halves[0] - halves[1]) / 2  # sqrt((B - 1) / B sum (value - mean)^2), B = 2
+    assert frechet_estimate(first, known).error == pytest.approx(wanted)
