@@ -55,6 +55,14 @@ def test_as_near_as_every_image_held_out_is_no_copy():
     assert (found.copies.mean, found.closer.mean) == (0.0, 0.5)
 
 
+def test_the_error_of_closer_is_that_of_both_sets():
+    """sqrt(var over drawn / N + var over held-out / M) of the share of the others' pairs won."""
+    drawn, held_out = f64(0.0, 1.0, 3.0, 4.5), f64(1.0, 2.0, 4.0, 5.0, 6.0)
+    won = (drawn[:, None] < held_out).double() + (drawn[:, None] == held_out).double() / 2
+    error = (won.mean(1).var() / 4 + won.mean(0).var() / 5).sqrt().item()
+    assert memory(drawn, held_out).closer.error == pytest.approx(error)
+
+
 def test_the_share_of_copies_is_what_is_expected_and_its_error_that_of_other_draws():
     """Of one source, few held out: most of the error is that of the quantile among them."""
     found = [memory(rand(1000, seed=s), rand(100, seed=1000 + s)) for s in range(300)]
@@ -91,7 +99,7 @@ def test_the_kernel_distances_error_is_never_below_that_of_its_subsets():
 )
 def test_float32_features_are_measured_as_their_float64_copies(measure):
     """Of float32 sums far from 0, differences would keep three digits."""
-    first, second = 100 + normal(40, 5).float(), 100 + normal(30, 5, seed=1).float()
+    first, second = 1000 + normal(40, 5).float(), 1000 + normal(30, 5, seed=1).float()
     assert measure(first, second) == measure(first.double(), second.double())
 
 
