@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save
 
 from sfumato import disk, feature_cache
 from sfumato.data import subset
-from sfumato.feature_cache import FILE, FeatureCache, look_at_all, opened
+from sfumato.feature_cache import FILE, FeatureCache, look_at_all, opened, pixels_digest
 from sfumato.features import features_of, named
 from sfumato.quality import Real, quality
-from sfumato.storage import DamagedError, commit_folder, retire
+from sfumato.storage import TEMPORARY, DamagedError, commit_folder, retire
 from test_measuring_quality import means, random
 from test_measuring_results import RECORD
 
@@ -104,6 +104,39 @@ def test_a_callable_that_does_not_say_when_it_changes_is_never_kept(cache):
     assert not cache.folder.exists()
 
 
+def test_features_without_classes_are_kept_as_well(cache):
+    images, seen = random(12, 1).images, []
+
+    def see(batch):
+        seen.append(len(batch))
+        return means(batch), None
+
+    for _ in range(2):
+        features, classes = look(see, images, cache)
+        assert classes is None
+        assert torch.equal(features, means(images))
+    assert seen == [12]
+
+
+def test_pixels_are_known_by_their_values_and_shape_wherever_they_lie():
+    images = random(12, 1).images
+    turned = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last
+    assert pixels_digest(turned) == pixels_digest(images)
+    assert pixels_digest(images[::2]) == pixels_digest(images[::2].clone())
+    others = [images.flip(0), images.view(12, 3, 4, 9), images.view(torch.int8), images[:11]]
+    assert len({pixels_digest(each) for each in (images, *others)}) == 5
+
+
+def test_what_a_killed_writer_left_an_hour_ago_is_removed(cache):
+    cache.folder.mkdir(parents=True)
+    old, new = (cache.folder / f"{TEMPORARY}{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.mkdir()
+    os.utime(old, (1, 1))
+    look(Eye(), random(12, 1).images, cache)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-9])
 
@@ -133,7 +166,7 @@ X = torch.zeros(12, 6)
 WRONG = {
     "too few": {"features": X[:11]},
     "too many": {"features": torch.zeros(13, 6)},
-    "not finite": {"features": X / 0},
+    "not finite": {"features": X.log().index_fill(0, torch.arange(11), 0.0)},
     "whole numbers": {"features": X.long()},
     "flat": {"features": X[:, 0]},
     "none": {"other": X},
