@@ -30,7 +30,8 @@ The table was made by `python scripts/doctor_table.py` from the faults that
 [the tests](../tests/test_doctor_faults.py) plant, one at a time; every code in it is held by one of
 them, and seventeen recipes are held to no finding at all. *wrong* ruins a run, *risk* may, a *note*
 says where it stands. Thresholds come from the papers' own settings and from what the recipes here
-did; those that are judgement say so in the code.
+did; those that are judgement say so in the code. `...` and RUN stand here for what was looked at:
+in the terminal they are its name, and the commands can be copied.
 
 """
 

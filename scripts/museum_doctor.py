@@ -17,6 +17,7 @@ from sfumato.config import Run
 from sfumato.doctor import Finding, look_at_data
 from sfumato.doctor.checks import of_images, of_settings
 from sfumato.doctor.finding import NOTE, sorted_by_severity
+from sfumato.doctor.naming import UNNAMED, Names, names_of_data
 from sfumato.doctor.run import check_drawn
 from sfumato.doctor.words import SEVERITIES, said
 from sfumato.planning import load_data
@@ -77,14 +78,19 @@ def told(name: str, language: str) -> str:
     function = name.replace("-", "_")
     how = f"`sfumato doctor {FILE}:{function}`" if function in known else SAVED[language]
     how = DRAWN[language] if name == "own-range" else how
-    return "\n".join([f"**{ASKED[language]}** {how}", "", *quoted(findings_of(name), language)])
+    names = names_of_data(f"{function}.npy")
+    if function in known:
+        names = Names(train=f"sfumato train {FILE}:{function}")
+    names = UNNAMED if name == "own-range" else names
+    told = quoted(findings_of(name), language, names)
+    return "\n".join([f"**{ASKED[language]}** {how}", "", *told])
 
 
-def quoted(findings: Iterable[Finding], language: str) -> list[str]:
+def quoted(findings: Iterable[Finding], language: str, names: Names) -> list[str]:
     lines = []
     for finding in findings:
         if finding.severity != NOTE:
-            words = said(finding, language)
+            words = said(finding, language, names)
             head = f"*{SEVERITIES[language][finding.severity]}* `{finding.code}`"
             lines.append(f"> {head} {words.seen} {words.why} → {words.do}")
     return "\n>\n".join(lines).splitlines()

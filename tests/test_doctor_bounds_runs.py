@@ -115,7 +115,7 @@ def jumps(times: float) -> list[dict[str, Any]]:
         (log(norm=100.0), []),
         (log(norm=101.0), [("gradients-cut", "risk")]),
         (log(speed=lambda n: 100.0 if n <= 300 else 50.0), []),
-        (log(speed=lambda n: 100.0 if n <= 300 else 49.0), [("slowed", "risk")]),
+        (log(speed=lambda n: 100.0 if n <= 300 else 49.0), [("slowed", "note")]),
         (log(held=lambda n: 1 - 0.1 * n / 400), []),
         (log(held=lambda n: 1 - 0.09 * n / 400), [("not-learning", "wrong")]),
         (log(average=1.1), []),

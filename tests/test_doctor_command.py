@@ -24,7 +24,7 @@ from sfumato.doctor.before import seconds_planned, warn_before
 from sfumato.doctor.draws import BRIEF, check_brief, check_guidance
 from sfumato.doctor.machine import pace
 from sfumato.doctor.plan import planned_steps, share_of_first
-from sfumato.doctor.record import line_on_run
+from sfumato.doctor.record import words_on_run
 from sfumato.doctor.solver import drawn_by
 from sfumato.doctor.words import language
 from sfumato.ema import decay_at
@@ -98,7 +98,7 @@ def test_a_run_is_judged_by_its_log_and_its_drawings(trained):
     folder = trained
     codes = {finding.code for finding in look_at_run(str(folder))}
     assert {"data-gone", "ema-young"} <= codes  # its images were never on a disk
-    assert "[flip-letters]" in line_on_run(folder)
+    assert "[flip-letters]" in words_on_run(folder)
 
 
 def test_training_leaves_the_verdict_where_the_page_and_the_last_line_read_it(trained):
@@ -108,7 +108,7 @@ def test_training_leaves_the_verdict_where_the_page_and_the_last_line_read_it(tr
     assert (told["verdict"], "data-gone" in codes) == ("wrong", False)  # its images were at hand
     page = (folder / "index.html").read_text("utf-8")
     assert all(escape(finding["seen"]) in page for finding in told["findings"])
-    assert told["findings"][0]["seen"] in line_on_run(folder)
+    assert told["findings"][0]["seen"] in words_on_run(folder)
 
 
 def test_doctor_run_writes_the_same_file_anew_and_a_locked_folder_is_no_failure(
@@ -146,7 +146,8 @@ def test_a_doctor_that_cannot_look_does_not_fail_the_training(tmp_path):
     warned: list[str] = []
     record.look_and_leave(tmp_path, tiny.images(), torch.device("cpu"), warned.append)
     assert "could not look at the run" in warned[0]
-    assert line_on_run(tmp_path) == f"nothing; ask it: sfumato doctor {tmp_path}"
+    asked = f"`sfumato doctor {tmp_path}`"
+    assert words_on_run(tmp_path) == f"The doctor was not asked about it: {asked}"
 
 
 @pytest.mark.slow

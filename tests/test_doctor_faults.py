@@ -197,6 +197,8 @@ BLUE = torch.tensor([0.0, 0.0, 10.2])[:, None, None]  # levels: 0.08 of [-1, 1]
 NAN = floats(0, 1)
 NAN[3, 2, 1] = np.nan
 BLANK = torch.cat([pictures(), torch.full((100, 1, 8, 8), 255, dtype=torch.uint8)])
+FLAGS = tuple(f"flag {number}" for number in range(1320))
+SHARED = data_of(torch.cat([pictures(), pictures()[::10]]), captions=FLAGS)
 RARE = torch.tensor([0] * 1190 + [1] * 10)
 
 PLANTED = [
@@ -221,6 +223,7 @@ PLANTED = [
         "every tenth image twice",
         lambda _: check_images(data_of(torch.cat([pictures(), pictures()[::10]]))),
     ),
+    Planted("shared-pictures", "every tenth under two captions", lambda _: check_images(SHARED)),
     Planted("few-images", "140 images", lambda _: check_images(data_of(pictures(140)))),
     Planted("rare-class", "10 dogs, 1,190 cats", lambda _: check_images(data_of(pictures(), RARE))),
     Planted(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from math import exp, log, log1p
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from sfumato.arguments import UsageError
 from sfumato.assembly import splits_of
 from sfumato.checkpoint import write_best
+from sfumato.codec import Pixels
 from sfumato.commands import measures
 from sfumato.commands.evaluate import check_flow
 from sfumato.console import Reporter
@@ -18,6 +20,7 @@ from sfumato.data import fingerprint, load, spread, subset
 from sfumato.denoiser import Clipped
 from sfumato.discrete import LinearBetas
 from sfumato.evaluation import flow_bits, variational_bits
+from sfumato.exact import GaussianMixture
 from sfumato.folder import read_card, read_metrics, write_card
 from sfumato.kinds import loads
 from sfumato.latents import AutoencoderCodec
@@ -27,7 +30,9 @@ from sfumato.objective import Denoising, DiscreteTimes
 from sfumato.parameterization import PredictNoise
 from sfumato.pictures import read_settings
 from sfumato.planning import as_used, load_data
+from sfumato.process import Karras, RectifiedFlow
 from sfumato.recipes import RECIPES
+from sfumato.sampling import SeededNoise
 from sfumato.tasks import Parts, task_of
 from sfumato.training import TrainState
 from tiny import CPU, commands, fake_text, pictures, small, train_in
@@ -148,6 +153,35 @@ def test_the_bits_are_the_bound_of_the_clipped_average_by_class(
     assert f"{steps} equal steps" in bits["recipe"]
     assert f"seeds 0 to {count - 1}" in bits["recipe"]
     assert "average weights of step 5" in bits["recipe"]
+
+
+def test_the_chain_is_told_in_the_terms_of_the_runs_own_process():
+    """Its levels are those of the bound, and KL divergences on its own clock the bound's terms."""
+    steps, x0 = 7, torch.full((1, 1, 2, 2), 0.4).double()
+    images = Pixels().decode(x0.float()).expand(2, -1, -1, -1)
+    x0 = Pixels().encode(images).double()
+    own = GaussianMixture(Karras(), torch.zeros(1, 1, 2, 2).double(), 0.5)
+    told = measures.chain_told(own, steps)
+    bits = variational_bits(own, images, steps)
+    ratios = [exp(-log_snr / 2) for log_snr in bits.log_snr]
+    assert told.startswith("7 steps on Karras(t_max=80.0), from x = N(0, 1 + 80^2)")
+    assert f"= 80 to {ratios[0]:.3g} and 0;" in told
+    logs = torch.tensor([0.0, *(log1p(ratio**2) for ratio in ratios)])
+    assert logs.diff().diff().diff().abs().max() < 1e-4
+    noise = SeededNoise([0, 1])
+    for step in range(steps, 1, -1):
+        t, s = (torch.full((2,), ratios[at]).double() for at in (step - 1, step - 2))
+        x_t = x0 + t[:, None, None, None] * noise(x0)
+        truth = Karras().posterior(x_t, x0, t, s)
+        mean = Karras().posterior(x_t, own(x_t, t).x0, t, s).mean
+        kl = ((truth.mean - mean) ** 2 / (2 * truth.variance)).mean() / log(2)
+        assert bits.terms[step - 1] == pytest.approx(kl.item(), rel=1e-3)
+    wide = 1 + 80.0**2  # KL(N(x0, 80^2) || N(0, wide)), in bits
+    prior = (log(wide / 80**2) + (80**2 + x0.square().mean().item()) / wide - 1) / 2 / log(2)
+    assert bits.prior.mean == pytest.approx(prior, rel=1e-2)
+    assert measures.chain_told(GaussianMixture(RectifiedFlow(), x0, 0.5), 9) == (
+        "9 equal steps on RectifiedFlow()"
+    )
 
 
 def test_bits_given_captions_are_those_of_their_tokens(evaluate, root, monkeypatch):

@@ -282,6 +282,15 @@ def test_latents_and_captions_have_their_own_shapes(capsys):
     assert latent["x_t"] == latent["network"] != latent["images"] == latent["decoded"]
 
 
+def test_t_is_the_time_and_a_misspelt_run_is_named(capsys, tmp_path, monkeypatch):
+    assert told(capsys, "Karras", "--t", "3") == told(capsys, "Karras", "--time", "3")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "my_fashion").mkdir(parents=True)
+    (tmp_path / "runs" / "my_fashion" / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="did you mean my_fashion"):
+        run_explain(Explain("my_fashoin"))
+
+
 def test_settings_change_a_recipe(capsys):
     found = told(capsys, "digits", "process=CosineBetas", "--step", "10")
     process = override(RECIPES["digits"](), "process", "CosineBetas").process

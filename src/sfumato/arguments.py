@@ -298,7 +298,9 @@ class Explain:
 
     thing: Annotated[tyro.conf.Positional[str], shown("RUN|RECIPE|PROCESS")]
     """A run, a recipe or a process by its name: CosineBetas, RectifiedFlow, Karras, ..."""
-    time: Number = None
+    time: Annotated[
+        float | None, tyro.conf.arg(aliases=["--t"], metavar="X", help_behavior_hint="")
+    ] = None
     """The time t of the process; default that of as much noise as signal."""
     step: Count = None
     """Or step i of a table of betas, 1 to T, at t = i / T."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from .data import ImageData
 from .interop.reading import tensors_of
+from .judge_cache import JudgeCache
 from .judging import Notice, standardized, train_judge
 from .kinds import near
 
@@ -94,12 +95,16 @@ def named(name: str, digest: str, see: Look, resize: str, classes: int = 0) -> F
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a maker of features may need: a device, a file of weights, images to learn of."""
+    """What a maker of features may need: a device, a file of weights, images to learn of.
+
+    judges: where the judge of these images is looked for, and kept.
+    """
 
     device: torch.device
     weights: Path | None = None
     data: ImageData | None = None
     notice: Notice | None = None
+    judges: JudgeCache | None = None
 
 
 def features_of(
@@ -109,11 +114,13 @@ def features_of(
     data: ImageData | None = None,
     digest: str = UNKNOWN,
     notice: Notice | None = None,
+    judges: JudgeCache | None = None,
 ) -> Features:
     """The features of a name (see above), or of a callable from uint8 images to (B, D).
 
     weights: of inception, its file. data: of judge, the images that it is made of. digest: of a
-    callable, a text that changes with it; without one its records are like no other's.
+    callable, a text that changes with it; without one its records are like no other's. judges: of
+    judge, where it is kept for the next time; by default nowhere.
 
     Raises: ValueError for another name, or where what it needs is not there, saying how to get it.
     """
@@ -126,7 +133,7 @@ def features_of(
         return named(getattr(what, "__name__", "own"), digest, looked, "as the callable does")
     if what not in MAKERS:
         raise ValueError(f"there are no features called {what!r}; {near(what, MAKERS)}")
-    return MAKERS[what](Source(torch.device(device), weights, data, notice))
+    return MAKERS[what](Source(torch.device(device), weights, data, notice, judges))
 
 
 def digest_of(tensors: Mapping[str, Tensor], preprocessing: str) -> str:
@@ -292,7 +299,8 @@ def _judge(source: Source) -> Features:
     """Those of a small network that is made of the data at hand."""
     if source.data is None:
         raise ValueError("judge is made of images: give data, those that it is to learn of.")
-    judge = train_judge(source.data, source.device, notice=source.notice)
+    make = train_judge if source.judges is None else source.judges.judge
+    judge = make(source.data, source.device, notice=source.notice)
     resize = "none: x / 127.5 - 1"
     weights = {**judge.eye.state_dict(), "mean": judge.mean, "std": judge.std}
     classes = judge.config.classes

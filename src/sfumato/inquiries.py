@@ -13,22 +13,28 @@ from .flags import Count, Device, Folder, RunName, Text, shown
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run on images it was not trained on: losses, bits per dimension, reconstruction."""
+    """Measure a run on images it was not trained on, or with --samples the images that it draws.
+
+    Without --samples: held-out losses and bits per dimension, which take minutes (time left is
+    told). With it: distances, precision, recall, copies, colours; bits only if --bits is given.
+    """
 
     run: RunName
     """A run's folder, its name in runs/, or 'last'."""
     data: Text = None
     """Images to measure on; default the run's own, those it held out."""
     limit: int = 256
-    """At most so many images."""
+    """At most so many images for losses and bits: fewer are faster, with a larger error."""
+    bits: bool = False
+    """With --samples: also the bits per dimension. --steps and --flow ask for them, too."""
     steps: Count = None
-    """Steps of the variational bound; default the process's own, or 250."""
+    """Steps of the variational bound that the bits are of; default the process's own, or 250."""
     split: Literal["held-out", "test"] = "held-out"
     """Which of the run's own images; with --data, test is the part that its authors named so."""
     flow: bool = False
     """Also the bits of the probability-flow ODE, for continuous processes; slow."""
     samples: Count = None
-    """Also draw so many images, by the run's own sampler, and measure them beside real ones."""
+    """Draw so many images, by the run's own sampler, and measure them beside real ones."""
     features: Text = None
     """What drawn images are compared by: auto, mnist, fashion, efficientnet, inception or judge."""
     weights: Folder = None

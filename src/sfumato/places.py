@@ -3,11 +3,12 @@
 Nothing here imports torch, so that a mistyped name is answered at once.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from .data.places import KNOWN, neighbours, spelt
 from .data.places import find as find_data
-from .data.places import spelt
 from .typed import check_grid
 from .vocabulary import RECIPE_NAMES
 
@@ -28,6 +29,26 @@ def find(run: str, root: Path = Path("runs")) -> Path:
         f"{run!r} is no run: no run.json is in it. Runs in {root}/: {there}. "
         "Give one of them, or 'last' for the newest."
     )
+
+
+def is_data(name: str) -> bool:
+    """Whether a path of this name is there, or a data set is called so, be it there or not."""
+    return Path(name).expanduser().exists() or spelt(name) in ("digits", *KNOWN)
+
+
+def near_things(name: str, root: Path = Path("runs")) -> list[tuple[str, str]]:
+    """At most three things that are called nearly so, as (kind, what to type), the nearest first.
+
+    kind: "recipe", "run", "data" for the name of a data set, or "path".
+    """
+    known = {known: ("data", known) for known in ("digits", *KNOWN)}
+    known |= {path: ("path", path) for path in neighbours(Path(name))}
+    for path in root.glob("*/run.json"):
+        run = str(path.parent)
+        known |= {run: ("run", run), path.parent.name: ("run", run)}
+    known |= {recipe: ("recipe", recipe) for recipe in RECIPE_NAMES}
+    found = [known[near] for near in get_close_matches(name[:100].rstrip("/"), known, n=3)]
+    return list(dict.fromkeys(found))
 
 
 def check_names(command: Any) -> None:

@@ -112,6 +112,7 @@ class Trainer:
         self.budget = run.train  # what the forecast is for
         self.code = 0  # to exit with: of the signal that ended training, if one did
         self.trial = False  # of --check: quick pictures, and no word of where they are
+        self.pointers = True  # at the end say where the pictures are; the demo has its own words
         self.data = data
         self.splits = splits_of(run.data, data)
 
@@ -351,7 +352,7 @@ class Trainer:
             f"everything on one page: {folder / 'index.html'}",
             *session.task.finish(state),
         ]
-        for line in () if self.trial else words:
+        for line in words if self.pointers and not self.trial else ():
             say(line)
 
     def _last_look(self, state: TrainState, session: Session, tested: bool) -> None:

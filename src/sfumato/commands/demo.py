@@ -3,7 +3,7 @@
 from ..arguments import Demo, Train
 from ..console import Reporter
 from ..devices import pick_device
-from ..doctor.record import line_on_run
+from ..doctor.record import words_on_run
 from ..folder import read_metrics
 from ..page import write_page
 from ..planning import plan
@@ -18,10 +18,13 @@ def run_demo(args: Demo) -> None:
     train = Train(source="digits", name="demo", time=args.time, seed=args.seed, device=args.device)
     run, data = plan(train)
     device = pick_device(args.device)
-    folder, finished = Trainer(run, data, device, args.quiet).start(None, args.out)
+    trainer = Trainer(run, data, device, args.quiet)
+    trainer.pointers = False
+    folder, finished = trainer.start(None, args.out)
     if not finished:
         return
     with Reporter(folder / "log.txt", quiet=args.quiet) as reporter:
+        reporter.say("filming how noise becomes images ...")
         film_of_run(folder, device)
         write_page(folder)
         step = read_metrics(folder)[-1]["step"]
@@ -35,4 +38,5 @@ def run_demo(args: Demo) -> None:
         )
         reporter.say(f"The film of how they came out of noise: {folder / 'film.webp'}")
         reporter.say(f"Everything on one page: {folder / 'index.html'}")
-        reporter.say(f"The doctor says of it: {line_on_run(folder)}")
+        reporter.say(words_on_run(folder))
+        reporter.say(f"Next: `sfumato sample {folder}` draws more of them.")

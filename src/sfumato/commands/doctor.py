@@ -1,34 +1,40 @@
 """sfumato doctor: what would ruin a run on these images or settings, or where a run stands."""
 
 import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..arguments import Doctor
 from ..config import AnyRun
-from ..console import WIDTH
 from ..devices import pick_device
 from ..doctor import Finding, look_at_data, look_at_plan, look_at_run, record, verdict
 from ..doctor.finding import RISK, WRONG
 from ..doctor.machine import this_machine
-from ..doctor.words import HEALTHY, SEVERITIES, language, said
+from ..doctor.naming import Names, names_of_data, names_of_run, names_of_settings
+from ..doctor.words import HEALTHY, SEVERITIES, language, said, unknown
 from ..folder import find
-from ..kinds import loads
+from ..kinds import loads, read_run
 from ..page import write_page
+from ..places import is_data, near_things
 from ..recipes import recipe_at
+from ..wrapping import wrapped
 
 
 def run_doctor(args: Doctor) -> None:
-    """Look, tell, leave it on a run's page, and exit with 1 where something is wrong."""
+    """Look, tell, leave it on a run's page, and exit with 1 where something is wrong.
+
+    Raises: ValueError, with what is called nearly so, where nothing is called so.
+    """
     config, lang = settings_at(args.thing), language(args.lang)
     folder = run_at(args.thing) if config is None else None
-    findings = looked_at(args, config, folder)
+    if config is None and folder is None and not is_data(args.thing):
+        raise ValueError(unknown(args.thing, near_things(args.thing), lang))
+    findings, names = looked_at(args, config, folder), names_of(args, config, folder)
     if args.json:
-        print(record.as_text(record.record_of(args.thing, findings, lang)))
+        print(record.as_text(record.record_of(args.thing, findings, lang, names)))
     else:
-        print(as_text(args.thing, findings, lang))
+        print(as_text(args.thing, findings, lang, names))
     if folder is not None:
         leave(folder, findings, lang)
     if verdict(findings) == WRONG:
@@ -45,6 +51,13 @@ def looked_at(args: Doctor, config: AnyRun | None, folder: Path | None) -> list[
     if folder is not None:
         return look_at_run(str(folder), this_machine(device, folder))
     return look_at_data(args.thing)
+
+
+def names_of(args: Doctor, config: AnyRun | None, folder: Path | None) -> Names:
+    """For the commands in what is told."""
+    if config is not None:
+        return names_of_settings(args.thing, config, args.data)
+    return names_of_data(args.thing) if folder is None else names_of_run(folder, read_run(folder))
 
 
 def settings_at(name: str) -> AnyRun | None:
@@ -73,24 +86,19 @@ def leave(folder: Path, findings: Sequence[Finding], lang: str) -> None:
         print(f"The run's page does not show this: {error}", file=sys.stderr)
 
 
-def as_text(thing: str, findings: Sequence[Finding], lang: str) -> str:
+def as_text(thing: str, findings: Sequence[Finding], lang: str, names: Names) -> str:
     """A paragraph a finding, the worst first, and the verdict."""
-    lines = []
+    lines, pad = [], " " * 4
     for finding in findings:
-        words = said(finding, lang)
-        lines.append(f"{SEVERITIES[lang][finding.severity]}  {words.seen}  [{finding.code}]")
-        lines += [_indented(words.why), _indented(f"-> {words.do}"), ""]
-    return "\n".join([*lines, line_of_verdict(thing, findings, lang)])
-
-
-def _indented(text: str) -> str:
-    """Wrapped by words; Chinese has none, and stays a line that the terminal wraps."""
-    pad = " " * 4
-    return "\n".join(
-        textwrap.wrap(
-            text, WIDTH, initial_indent=pad, subsequent_indent=pad, break_long_words=False
-        )
-    )
+        words = said(finding, lang, names)
+        head = f"{words.seen} [{finding.code}]"
+        lines += [
+            wrapped(head, first=f"{SEVERITIES[lang][finding.severity]}  ", rest=pad),
+            wrapped(words.why, first=pad, rest=pad),
+            wrapped(words.do, first=f"{pad}-> ", rest=f"{pad}   "),
+            "",
+        ]
+    return "\n".join([*lines, wrapped(line_of_verdict(thing, findings, lang), rest=pad)])
 
 
 def line_of_verdict(thing: str, findings: Sequence[Finding], lang: str) -> str:

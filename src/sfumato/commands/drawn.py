@@ -1,6 +1,7 @@
 """sfumato evaluate --samples: images drawn by a run, measured beside real ones."""
 
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,18 +13,20 @@ from torch import Tensor
 
 from ..appearance import scales_figure
 from ..conditions import Captions
-from ..console import count, reading
+from ..console import WIDTH, count, reading
 from ..data import ImageData, fingerprint, generator_at, spread
 from ..data.places import home
 from ..feature_cache import FeatureCache
 from ..features import Features, features_of, fitting
 from ..generation import Order
+from ..judge_cache import JudgeCache
 from ..loading import Loaded, drawn_by, guided_as, load_run
 from ..pictures import grid, save_png
 from ..quality import Quality, Real, quality
 from ..results import Drawing, Record, Result, Yardstick, to_json, version
 from ..sampling import Point
-from .measures import Subject
+from ..wrapping import columns, wrapped
+from .subject import Subject
 
 BATCH = 128
 COLUMNS = 12  # of drawn images beside their nearest
@@ -64,7 +67,9 @@ def measure_drawn(subject: Subject, compared: tuple[str, Real]) -> Drawn:
             "real": None if found.control is None else found.control.gap.tolist(),
         },
     }
-    return Drawn(numbers, table(found.results), partial(draw_pictures, images, known, found))
+    return Drawn(
+        numbers, table(found.results, columns()), partial(draw_pictures, images, known, found)
+    )
 
 
 def network_of(subject: Subject, known: ImageData) -> Features:
@@ -76,7 +81,13 @@ def network_of(subject: Subject, known: ImageData) -> Features:
         args.weights,
         known,
         notice=reading(subject.say, "steps of the judge's training", every=10.0),
+        judges=judges(),
     )
+
+
+def judges() -> JudgeCache:
+    """$SFUMATO_HOME/judges; trouble with it is told on standard error."""
+    return JudgeCache(home() / "judges", partial(print, file=sys.stderr))
 
 
 def cache_of(device: torch.device) -> FeatureCache:
@@ -170,16 +181,20 @@ def drawing(loaded: Loaded, order: Order) -> Drawing:
 # --- words and pictures
 
 
-def table(results: tuple[Result, ...]) -> str:
-    """A row a result: value with its error, the floor, and which way is better; then the recipe."""
+def table(results: tuple[Result, ...], width: int = WIDTH) -> str:
+    """A row a result: value with its error, the floor, and which way is better; then the recipe.
+
+    width: in columns; a long name goes on in the next line.
+    """
     head = ("measure", "drawn", "real", "better is")
     rows = [head, *(_row(result) for result in results)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  "
-        + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
-        for row in rows
-    ]
+    widths[0] = min(widths[0], max(20, width - sum(widths[1:]) - 2 * len(head)))
+    lines = []
+    for row in rows:
+        name, *more = textwrap.wrap(row[0], widths[0], subsequent_indent="  ")
+        cells = [name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]
+        lines += ["  " + "  ".join(cells), *(f"  {part}" for part in more)]
     by, of = results[0].record.yardstick, results[0].record.drawing
     recipe = (
         f"{count(by.images)} images, seeds {of.seeds}, {of.weights} weights of step {of.step:,}, "
@@ -187,7 +202,7 @@ def table(results: tuple[Result, ...]) -> str:
         f"{count(by.reference_images)} {by.reference}; {by.features} features {by.digest}, resize "
         f'{by.resize}. The column "real" is the floor: as many other real images.'
     )
-    return "\n".join([*lines, recipe])
+    return "\n".join([*lines, wrapped(recipe, width)])
 
 
 def _row(result: Result) -> tuple[str, str, str, str]:

@@ -9,6 +9,7 @@ RUN/evaluation/spectrum.png      with --samples: their power by frequency beside
 
 import json
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +30,10 @@ from ..page import write_page
 from ..planning import data_of
 from ..quality import LEAST, Real, control_of
 from ..storage import write_file
+from ..wrapping import columns, paragraphs, wrapped
 from .drawn import Drawn, measure_drawn
-from .measures import MEASURES, Report, Subject
+from .measures import MEASURES
+from .subject import Report, Subject
 
 Say = Callable[[str], None]
 
@@ -61,17 +64,21 @@ def run_evaluate(args: Evaluate) -> None:
         out = write(subject, report, drawn)
         write_page(folder)
         title = f"{folder}, step {report.step:,}, {subject.weights} weights"
-        reporter.say(facts_block(title, {"images": told, **report.words}))
+        reporter.say(facts_block(title, {"images": told, **report.words}, columns()))
         for note in report.notes:
-            reporter.say(note)
+            reporter.say(paragraphs(note))
         if drawn is not None:
             reporter.say(drawn.words)
         elif isinstance(run, Run):
-            reporter.say(
-                "What it draws was not looked at: --samples 1000 measures that many images."
-            )
+            reporter.say(wrapped(f"What it draws was not looked at: `{asked(args, folder)}`"))
         more = ", nearest.png, spectrum.png" if drawn is not None else ""
-        reporter.say(f"Written to {out}: evaluation.json, evaluation.png{more}")
+        reporter.say(wrapped(f"Written to {out}: evaluation.json, evaluation.png{more}"))
+
+
+def asked(args: Evaluate, folder: Path) -> str:
+    """The command that measures what the run draws."""
+    data = "" if args.data is None else f" --data {shlex.quote(args.data)}"
+    return f"sfumato evaluate {shlex.quote(str(folder))} --samples 1000{data}"
 
 
 def check_flow(run: AnyRun) -> None:
@@ -93,9 +100,9 @@ def check_drawing(args: Evaluate, run: AnyRun) -> None:
     Raises: ValueError too, where there are no such features, or what they need is not there.
     """
     if args.samples is None:
-        for name in ("features", "weights"):
-            if getattr(args, name) is not None:
-                raise UsageError(f"--{name} is of drawn images: give --samples N too.")
+        for name in ("bits", "features", "weights"):
+            if getattr(args, name) not in (None, False):
+                raise UsageError(f"--{name} goes with drawn images: give --samples N too.")
         return
     if not isinstance(run, Run):
         raise UsageError(f"--samples: a {type(run).__name__} draws no images; leave it out.")

@@ -86,10 +86,16 @@ def subject_of(thing: str, settings: Sequence[str]) -> Subject:
         recipe = recipe_at(thing) if thing in RECIPES or ".py:" in thing else None
         if recipe is None:
             raise ValueError(
-                f"{thing!r} is no run, recipe or process; {near(thing, [*RECIPES, *PROCESSES])}"
+                f"{thing!r} is no run, recipe or process; "
+                f"{near(thing, [*runs_there(), *RECIPES, *PROCESSES])}"
             ) from no_run
         return of_recipe(thing, with_settings(recipe(), settings))
     return of_run(folder, with_settings(read_run(folder), settings))
+
+
+def runs_there(root: Path = Path("runs")) -> list[str]:
+    """The names of the runs."""
+    return sorted(path.parent.name for path in root.glob("*/run.json"))
 
 
 def with_settings(config: Any, settings: Sequence[str]) -> Any:

@@ -4,8 +4,9 @@ Every number is a mean over images with the standard deviation of that mean, and
 words that say what it is of: images, steps, weights, seeds, and what it bounds.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from math import log, sqrt
 from pathlib import Path
@@ -30,7 +31,7 @@ from ..conditions import Captions, Conditions, Nothing, cond_of, rows_of
 from ..config import AutoencoderRun, ClassifierRun, Run
 from ..console import reading
 from ..data import ImageData, generator_at
-from ..denoiser import Clipped, Cond
+from ..denoiser import Clipped, Cond, Denoiser
 from ..discrete import DiscreteVP
 from ..evaluation import FlowBits, VariationalBits, as_chain, flow_bits, variational_bits
 from ..latents import measure
@@ -47,6 +48,7 @@ from ..session import LEVELS
 from ..tasks.classifying import RATIOS, build_classifier
 from ..text import load_table, prompts_of
 from ..training import losses_of
+from .subject import Report, Settings, Subject, pair
 
 STEPS = 250  # of the bound, where the process has none of its own
 FLOW_STEPS = 100
@@ -55,44 +57,7 @@ SHOWN = 8  # images beside their reconstructions
 SEED = 0  # image i's noise is of SEED + i
 BY_NOISE = "log-SNR:  noisy to clean"
 
-Settings = Mapping[str, Any]
 Level = dict[str, float]  # log_snr, and the mean, error and number of images there
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured, and on which images; told: these in words."""
-
-    folder: Path
-    run: Any
-    data: ImageData
-    told: str
-    device: torch.device
-    args: Evaluate
-    say: Callable[[str], None]
-
-    @property
-    def weights(self) -> str:
-        return "best average" if self.args.best else "average"
-
-    def measured_on(self, step: int) -> str:
-        """The end of every recipe."""
-        return f"{self.told}; {self.weights} weights of step {step:,}; fp32"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was found: numbers for the file, words for the reader, notes below, and the picture."""
-
-    step: int
-    numbers: dict[str, Any]
-    words: dict[str, str]
-    notes: tuple[str, ...]
-    draw: Callable[[Path, Settings], None]
-
-
-def pair(estimate: Estimate, digits: int = 4) -> str:
-    return f"{estimate.mean:.{digits}f} ± {estimate.error:.{digits}f}"
 
 
 # --- losses by noise level
@@ -136,7 +101,7 @@ def draw_levels(levels: list[Level], path: Path, settings: Settings) -> None:
 
 
 def measure_diffusion(subject: Subject) -> Report:
-    """Held-out loss by noise level; of pixels also bits per dimension."""
+    """Held-out loss by noise level; of pixels also bits per dimension, where they are wanted."""
     data, device = subject.data, subject.device
     loaded = load_run(str(subject.folder), device, precision="fp32", best=subject.args.best)
     told = conditions_told(loaded, data)
@@ -151,6 +116,9 @@ def measure_diffusion(subject: Subject) -> Report:
             "which no decoder turns back into the images without loss."
         )
         return Report(loaded.step, numbers, words, (note,), partial(draw_levels, levels))
+    if not wants_bits(subject.args):
+        note = f"Bits per dimension were left out; they take minutes: {with_bits(subject)}"
+        return Report(loaded.step, numbers, words, (note,), partial(draw_levels, levels))
     everyone = torch.arange(len(data))
     rows = cond_of(told.rows(everyone, torch.zeros(len(data), dtype=torch.bool)))
     cond = rows_of(rows, slice(None), device)
@@ -164,6 +132,16 @@ def measure_diffusion(subject: Subject) -> Report:
         words["flow bits"] = f"{pair(flow.total)} a dimension"
         notes.append(of_flow)
     return Report(loaded.step, numbers, words, tuple(notes), partial(draw_bits, bits, levels))
+
+
+def wants_bits(args: Evaluate) -> bool:
+    """Whoever asks for drawn images alone is not made to wait for the bound of others."""
+    return args.samples is None or args.bits or args.flow or args.steps is not None
+
+
+def with_bits(subject: Subject) -> str:
+    """The command that measures them alone."""
+    return f"`sfumato evaluate {shlex.quote(str(subject.folder))}`"
 
 
 def no_grad(loss: Any) -> Any:
@@ -217,9 +195,27 @@ def bound_of(subject: Subject, loaded: Loaded, cond: Cond) -> tuple[VariationalB
     variances = "as learned" if loaded.run.learned_variance else "those of the posterior"
     return bits, (
         "Variational bits: an upper bound on the bits per dimension of a lossless code, Ho et al. "
-        f"(2020), eq. 5, by a chain of {steps:,} equal steps on {as_chain(denoiser).process}; x0 "
+        f"(2020), eq. 5, by a chain of {chain_told(denoiser, steps)}; x0 "
         f"clipped to [-1, 1]; variances {variances}; one draw of noise a step, {seeds(subject)}; "
         f"no guidance; {subject.measured_on(loaded.step)}."
+    )
+
+
+def chain_told(denoiser: Denoiser, steps: int) -> str:
+    """The chain in the terms of the run's own process.
+
+    Where that ends in more noise than N(0, I), the bound is computed of x_t divided by its own
+    deviation at unit data, sqrt(alpha^2 + sigma^2). KL divergences do not change with the scale of
+    x, so it is the bound of the run's own process at these noise levels, from a wider normal.
+    """
+    process, chain = denoiser.process, as_chain(denoiser).process
+    if chain is process:
+        return f"{steps:,} equal steps on {process}"
+    first, last = (chain.ratio(torch.tensor(t, dtype=torch.float64)) for t in (1.0, 1 / steps))
+    return (
+        f"{steps:,} steps on {process}, from x = N(0, 1 + {first:.4g}^2) at sigma / alpha = "
+        f"{first:.4g} to {last:.3g} and 0; between, log(1 + (sigma / alpha)^2) is quadratic in the "
+        "step"
     )
 
 

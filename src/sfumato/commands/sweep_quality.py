@@ -14,7 +14,7 @@ from ..loading import Loaded
 from ..measuring import Estimate, Moments, frechet_estimate
 from ..quality import Real
 from ..sweeping import Row
-from .drawn import BATCH, cache_of, order_of
+from .drawn import BATCH, cache_of, judges, order_of
 from .evaluate import real_images
 
 Say = Callable[[str], None]
@@ -98,7 +98,7 @@ def judge_of(args: Sweep, loaded: Loaded, say: Say) -> Judge | None:
         )
         return None
     notice = reading(say, "steps of the judge's training", every=10.0)
-    network = features_of(name, loaded.device, None, known, notice=notice)
+    network = features_of(name, loaded.device, None, known, notice=notice, judges=judges())
     progress = reading(say, "real images looked at", every=10.0)
     cache = cache_of(loaded.device)
     return judge_by(network, loaded, (told, real), args.images, cache, progress)

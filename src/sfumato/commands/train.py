@@ -15,7 +15,7 @@ from ..console import Reporter, reading
 from ..data import ImageData
 from ..devices import pick_device
 from ..distributed import Group, number_of_process, own_device, peers_of
-from ..doctor.record import line_on_run
+from ..doctor.record import words_on_run
 from ..folder import find, read_metrics
 from ..heartbeats import GONE
 from ..page import write_page
@@ -89,7 +89,7 @@ def look_back(folder: Path, device: torch.device, quiet: bool) -> None:
             reporter.say("filming how noise becomes images ...")
             film_of_run(folder, device)
             write_page(folder)
-        reporter.say(f"The doctor says of it: {line_on_run(folder)}")
+        reporter.say(words_on_run(folder))
 
 
 def after_restart(args: Train, count: str) -> Train:

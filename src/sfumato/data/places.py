@@ -64,7 +64,7 @@ def find(source: str | os.PathLike[str], others: Sequence[str] = ()) -> Path:
             f"{source} is not on this machine: there is no {', '.join(map(str, places))}. Put its "
             f"files into data/{name}, or give the path to them{_to_get(name)}."
         )
-    near = get_close_matches(name, ["digits", *KNOWN, *others, *_neighbours(path)], n=1)
+    near = get_close_matches(name, ["digits", *KNOWN, *others, *neighbours(path)], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(
         f"there is no file or folder {source}.{hint} Give a name (digits, {', '.join(KNOWN)}) or "
@@ -93,7 +93,7 @@ def _to_get(name: str) -> str:
     return f", or {twemoji.INSTALL}"
 
 
-def _neighbours(path: Path) -> list[str]:
+def neighbours(path: Path) -> list[str]:
     """What lies where `path` should, as it would be typed."""
     folder = path.parent
     return [str(folder / p.name) for p in folder.iterdir()] if folder.is_dir() else []

@@ -1,6 +1,7 @@
 """What training shows of the doctor before it begins: warnings, where it will take a while."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from ..config import AnyRun
 from ..data import ImageData
 from .checks import before_training
+from .naming import Names, names_of_run
 from .plan import planned_steps
 from .words import in_a_line, language
 
@@ -32,6 +34,6 @@ def warn_before(
     """Tell what the quick checks find on a settled run, if it will take over a minute."""
     if seconds_planned(config, a_step) < LONG:
         return
-    lang = language(None)
+    lang, names = language(None), replace(names_of_run(folder, config), train=Names.train)
     for finding in before_training(config, data, a_step, device, folder):
-        warn(in_a_line(finding, lang))
+        warn(in_a_line(finding, lang, names))

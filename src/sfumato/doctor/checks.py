@@ -18,7 +18,7 @@ from ..kinds import read_run
 from ..networks.describe import asked, flops
 from ..parameterization import EDMPreconditioning
 from ..places import find
-from ..planning import data_of, load_data
+from ..planning import as_used, data_of, load_data
 from ..recipes import RECIPES
 from ..storage import DamagedError
 from ..tasks import TASKS
@@ -52,7 +52,7 @@ def look_at_plan(config: AnyRun, machine: Machine | None = None) -> list[Finding
     findings = list(of_settings(config))
     data = None
     try:
-        data = load_data(config.data)
+        data = as_used(config, load_data(config.data))
         config = TASKS[type(config)].settled(config, data)
     except REFUSED as error:
         missing = data is None
@@ -100,7 +100,7 @@ def look_at_run(
     if train and train[-1]["step"]:
         machine = machine or this_machine(torch.device("cpu"), folder)
         seconds = train[-1]["seconds"] / train[-1]["step"]
-        findings += of_means(config, data, machine, seconds)
+        findings += of_means(config, data, machine, seconds, run.ended_at(config, rows))
     return sorted_by_severity(findings)
 
 
@@ -151,9 +151,16 @@ def of_images(config: AnyRun, data: ImageData) -> Iterator[Finding]:
 
 
 def of_means(
-    config: AnyRun, data: ImageData, machine: Machine, seconds: float | None
+    config: AnyRun,
+    data: ImageData,
+    machine: Machine,
+    seconds: float | None,
+    ended: int | None = None,
 ) -> Iterator[Finding]:
-    """Time, memory and disk. seconds: of a step; None to estimate it from below."""
+    """Time, memory and disk.
+
+    seconds: of a step; None to estimate it from below. ended: at which step, of a run that has.
+    """
     weights = weights_of(config)
     yield from check_machine(machine, weights, config.train.keep)
     least = seconds is None
@@ -162,9 +169,9 @@ def of_means(
         seconds = work / pace(torch.device(machine.device))
     if seconds is None:
         return
-    yield from plan.check_budget(config.train, seconds, least)
-    steps = plan.planned_steps(config.train)
-    limit = config.train.seconds
+    yield from plan.check_budget(config.train, seconds, least, ended)
+    steps = ended or plan.planned_steps(config.train)
+    limit = None if ended else config.train.seconds
     steps = steps if limit is None else min(steps or 10**12, int(limit / seconds))
     if steps and isinstance(config, Run):
         values = data.channels * data.size[0] * data.size[1]

@@ -1,7 +1,7 @@
 """What is wrong with images: their range, their channels, how many there are, what repeats."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .finding import NOTE, RISK, WRONG, Finding, found
 
 LOOKED_AT = 4_000  # images, spread over all
 FEW = 1_000  # images; from judgement: 140 and 300 are reported to be copied
+REPEATED = 0.01  # of the images: fewer copies do no harm
 NEAR = 0.02  # of a range's ends
 LETTERS = ("digits", "mnist", "emnist", "kmnist", "qmnist", "svhn", "omniglot", "usps")
 
@@ -93,34 +94,47 @@ def check_images(data: ImageData) -> Iterator[Finding]:
     blank = (flat == flat[:, :1]).all(1).double().mean().item()
     if blank > 0.02 and len(data) > 20:
         yield found("blank-images", RISK, share=blank)
-    turned = turned_share(seen)
-    if turned > 0.01:
+    turned = turned_share(seen, told_of(data))
+    if turned > REPEATED:
         yield found("turned-copies", RISK, share=turned)
     yield from _check_counts(data, seen)
 
 
-def turned_share(images: Tensor) -> float:
+def told_of(data: ImageData) -> Sequence[Hashable]:
+    """What a network is told of each image looked at: its caption, its label, or nothing."""
+    if data.captions is not None:
+        return some(data.captions)
+    return [None] * len(some(data.images)) if data.labels is None else some(data.labels).tolist()
+
+
+def turned_share(images: Tensor, told: Sequence[Hashable] | None = None) -> float:
     """The share of the images, (N, C, H, W), that are others turned by 90, 180 or 270 degrees.
 
+    Others of which the same is told: an arrow to the left is no arrow to the right that was turned.
     Only images of one and the same sum are compared, so that few of them have to be turned.
     """
     sums = images.flatten(1).sum(1, dtype=torch.int64)
     _, group, sizes = sums.unique(return_inverse=True, return_counts=True)
-    alike = images[sizes[group] > 1]
-    known = Counter(image.numpy().tobytes() for image in alike)
+    told = [None] * len(images) if told is None else told
+    alike = [(images[i], told[i]) for i in (sizes[group] > 1).nonzero()[:, 0].tolist()]
+    known = {(image.numpy().tobytes(), of) for image, of in alike}
     turns = (1, 2, 3) if images.shape[2] == images.shape[3] else (2,)
     count = 0
-    for image in alike:
+    for image, of in alike:
         forms = {image.rot90(k, (1, 2)).contiguous().numpy().tobytes() for k in turns}
-        count += any(form in known for form in forms - {image.contiguous().numpy().tobytes()})
+        count += any((form, of) in known for form in forms - {image.numpy().tobytes()})
     return count / len(images)
 
 
 def _check_counts(data: ImageData, seen: Tensor) -> Iterator[Finding]:
-    kinds = len({row.tobytes() for row in seen.flatten(1).numpy()})
-    again = 1 - kinds / len(seen)
-    if again > 0.01:
+    pixels = [row.tobytes() for row in seen.flatten(1).numpy()]
+    kinds = len(set(pixels))
+    pairs = kinds if data.captions is None else len(set(zip(pixels, some(data.captions))))
+    again, shared = (1 - unlike / len(seen) for unlike in (pairs, kinds))
+    if again > REPEATED:
         yield found("duplicates", RISK, share=again, images=len(data))
+    elif shared > REPEATED:
+        yield found("shared-pictures", NOTE, share=shared, images=len(data))
     if len(data) < FEW:
         yield found("few-images", RISK, images=len(data), enough=FEW)
     if data.unreadable:

@@ -66,11 +66,15 @@ def check_told(run: Run, shape: tuple[int, ...], cond: Any) -> Iterator[Finding]
         yield found("level-untold", RISK, network=type(run.network).__name__)
 
 
-def check_budget(train: TrainConfig, seconds: float, at_least: bool = False) -> Iterator[Finding]:
-    """seconds: of a step. at_least: it was estimated from below."""
+def check_budget(
+    train: TrainConfig, seconds: float, at_least: bool = False, ended: int | None = None
+) -> Iterator[Finding]:
+    """seconds: of a step. at_least: it was estimated from below. ended: at which step it has."""
     steps = planned_steps(train)
     pace = 1 / seconds
-    if steps is not None and (train.seconds is None or steps * seconds < train.seconds):
+    if ended is not None:
+        reached = ended
+    elif steps is not None and (train.seconds is None or steps * seconds < train.seconds):
         took = steps * seconds
         if took > DAY:
             severity = WRONG if took > 7 * DAY else RISK

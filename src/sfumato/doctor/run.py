@@ -13,6 +13,8 @@ from ..config import AnyRun
 from .finding import NOTE, RISK, WRONG, Finding, found
 
 Row = dict[str, Any]
+LOWER = 1 / 3  # of a rate that was too high
+DONE = 0.99  # of the budget: rows are written every tenth step
 LEARNED = 0.9  # of the first held-out loss, which is left after so many steps:
 ENOUGH = 100
 WORSE = 1.5  # times the lowest of ten medians of the training loss
@@ -40,15 +42,29 @@ def check_log(run: AnyRun, rows: Sequence[Row]) -> Iterator[Finding]:
         return
     last = train[-1]
     skipped = len(of_kind(rows, "skipped")) / max(last["step"], 1)
+    lower = LOWER * run.train.lr
     if skipped > SKIPPED or not all(isfinite(row["loss"]) for row in train):
-        yield found("batches-skipped", WRONG, share=skipped, step=last["step"])
-    timed = max((row for row in rows if "seconds" in row), key=lambda row: row["seconds"])
+        yield found("batches-skipped", WRONG, share=skipped, step=last["step"], better=lower)
+    timed = newest_timed(rows)
     done = run.train.progress(timed["step"], timed["seconds"])
-    if done < 0.99:  # rows are written every tenth step
+    if done < DONE:
         yield found("unfinished", NOTE, done=done, step=timed["step"])
     yield from _check_training(run, train)
+    yield from _check_speed(train, NOTE if done >= DONE else RISK)
     if held:
         yield from _check_held_out(train, held)
+
+
+def newest_timed(rows: Sequence[Row]) -> Row:
+    """The row of the most seconds; held-out rows have the last step, training's every tenth."""
+    return max((row for row in rows if "seconds" in row), key=lambda row: row["seconds"])
+
+
+def ended_at(run: AnyRun, rows: Sequence[Row]) -> int | None:
+    """The step at which the budget was spent; None where it was not."""
+    last = newest_timed(rows)
+    steps = int(last["step"])
+    return steps if run.train.progress(steps, last["seconds"]) >= DONE else None
 
 
 def parts(values: Sequence[float], count: int = 10) -> list[float]:
@@ -58,18 +74,24 @@ def parts(values: Sequence[float], count: int = 10) -> list[float]:
 
 
 def _check_training(run: AnyRun, train: Sequence[Row]) -> Iterator[Finding]:
-    losses = [row["loss"] for row in train if isfinite(row["loss"])]
+    losses, lr = [row["loss"] for row in train if isfinite(row["loss"])], run.train.lr
     if len(losses) < ENOUGH:
         return
     medians = parts(losses)
     if medians[-1] > WORSE * min(medians):
-        yield found("loss-diverged", WRONG, now=medians[-1], best=min(medians), lr=run.train.lr)
+        seen = {"now": medians[-1], "best": min(medians), "lr": lr}
+        yield found("loss-diverged", WRONG, better=LOWER * lr, **seen)
     norms = [row["grad_norm"] for row in train if "grad_norm" in row][len(train) // 2 :]
     if norms and median(norms) > STEEP * run.train.grad_clip:
-        yield found("gradients-cut", RISK, norm=median(norms), clip=run.train.grad_clip)
+        seen = {"norm": median(norms), "clip": run.train.grad_clip}
+        yield found("gradients-cut", RISK, better=LOWER * lr, **seen)
+
+
+def _check_speed(train: Sequence[Row], severity: str) -> Iterator[Finding]:
+    """severity: of a run that has ended nothing is at risk any more."""
     speeds = parts([row["images_per_s"] for row in train if row.get("images_per_s")], 4)
-    if len(speeds) >= 4 and speeds[-1] < speeds[0] / 2:
-        yield found("slowed", RISK, first=speeds[0], now=speeds[-1])
+    if len(train) >= ENOUGH and len(speeds) >= 4 and speeds[-1] < speeds[0] / 2:
+        yield found("slowed", severity, first=speeds[0], now=speeds[-1])
 
 
 def _check_held_out(train: Sequence[Row], held: Sequence[Row]) -> Iterator[Finding]:

@@ -111,7 +111,7 @@ def _check_spread(
         yield found("solver-inconsistent", WRONG, more=more, twice=2 * steps, **seen)
     elif asked:
         severity = RISK if PALE_WRONG < kept < 1 / PALE_WRONG else WRONG
-        yield found("solver-pale", severity, **seen)
+        yield found("solver-pale", severity, more=2 * steps, **seen)
 
 
 def _kept_by_twice(process: Process, sampling: SamplingConfig, steps: int) -> float | None:

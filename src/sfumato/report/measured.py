@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import sweep_words
-from .parts import command, number, paragraph, picture, section, table, with_error
+from .parts import advice, command, number, paragraph, picture, section, table, with_error
 from .reading import newest, read_object
 
 EVALUATION_TEXT = "± is one standard error; twice that is about a 95 % interval."
@@ -60,7 +60,7 @@ def _doctor(told: Mapping[str, Any]) -> str:
     ranked = sorted(told["findings"], key=lambda f: SEVERITIES.index(f["severity"]))
     cards = [
         f'<div class="group {finding["severity"]}"><h3>{escape(str(finding["seen"]))}</h3>'
-        f"{paragraph(str(finding['why']))}{paragraph('To do: ' + str(finding['do']))}</div>"
+        f"{paragraph(str(finding['why']))}{advice('To do: ' + str(finding['do']))}</div>"
         for finding in ranked
     ]
     verdict = VERDICTS.get(told["verdict"], str(told["verdict"]))

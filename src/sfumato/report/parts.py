@@ -20,6 +20,13 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def advice(text: str) -> str:
+    """A paragraph in which `...` are commands."""
+    parts = escape(text).split("`")
+    marked = [f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)]
+    return f"<p>{''.join(marked)}</p>"
+
+
 def picture(path: Path, alt: str, style: str = "", most: int = PICTURE_BYTES) -> str:
     """The picture in a box of this style: "wide" scrolls, "plot" is dimmed in the dark."""
     return f'<div class="{style}">{embedded(path, alt, most)}</div>'
