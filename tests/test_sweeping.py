@@ -29,6 +29,7 @@ from sfumato.sweeping import (
     judged,
     nearest,
     noisy_of,
+    surveyed_all,
     ties,
 )
 
@@ -110,8 +111,9 @@ def test_candidates_are_the_best_grids_of_each_solver_the_first_of_all_first():
     grids = standard_grids(Karras())
     found = [Rival("a", DDIM(), grid, 5, 0.1 * i) for i, grid in enumerate(grids)]
     found.insert(1, Rival("b", Heun(), grids[0], 3, 0.05))
+    found.append(Rival("c", Heun(), grids[0], 3, 9.0))  # the last of all is its solver's first
     chosen = candidates(found)
-    assert [rival.name for rival in chosen] == ["a", "b", *["a"] * (GRIDS_EACH - 1)]
+    assert [rival.name for rival in chosen] == [*"abc", *["a"] * (GRIDS_EACH - 1)]
     assert chosen[0].distance == 0.0
 
 
@@ -133,6 +135,39 @@ def test_solvers_that_add_noise_take_the_grid_of_their_kin_and_no_more_calls():
         assert not len(made[noisy].squares)
 
 
+def test_a_solver_that_adds_noise_and_whose_kin_is_not_there_is_left_out():
+    made = noisy_of([row(0.1, [0.01])], SOLVERS, [0.5], Karras())
+    assert [one.rival.name for one in made] == ["ddim, eta 0.5", "ddpm-large"]
+
+
+def test_as_many_steps_are_taken_as_the_calls_allow():
+    """Heun's last step is Euler's: 2 N - 1 calls."""
+    grid = KarrasGrid()
+    within = {
+        (n, s): steps_within(s, grid, Karras(), n) for n in (1, 2, 9, 10) for s in (DDIM(), Heun())
+    }
+    assert within == {
+        **{(1, DDIM()): 1, (2, DDIM()): 2, (9, DDIM()): 9, (10, DDIM()): 10},
+        **{(1, Heun()): 1, (2, Heun()): 1, (9, Heun()): 5, (10, Heun()): 5},
+    }
+
+
+@pytest.mark.parametrize("process", [Karras(), LinearVP()], ids=name)
+def test_a_survey_has_every_solver_on_every_grid_and_euler_where_it_is_another(
+    monkeypatch, process
+):
+    monkeypatch.setattr("sfumato.rivals.FIXED", {"ddim": DDIM(), "heun": Heun()})
+    denoiser, told = gaussian(process), []
+    pairs = converged(denoiser, normal(4, 6, seed=1), None, 60, batch=4)
+    found = surveyed_all(denoiser, pairs, 5, lambda *at: told.append(at))
+    grids, names = standard_grids(process), ["ddim", "heun", *["euler"] * bent(process)]
+    assert {(one.name, one.grid) for one in found} == {(n, grid) for n in names for grid in grids}
+    assert len(found) == len(names) * len(grids)
+    assert [one.distance for one in found] == sorted(one.distance for one in found)
+    assert {one.name: one.steps for one in found} == dict(zip(names, (5, 3, 5)))
+    assert told == [(n + 1, 2 * len(grids)) for n in range(2 * len(grids))]
+
+
 def test_nearest_is_the_best_grid_of_each_solver_and_no_noise():
     rows = [row(0.3, [0.09]), row(0.1, [0.01], name="deis"), row(0.2, [0.04]), row(0.0)]
     assert nearest(rows) == [rows[1], rows[2]]
@@ -143,6 +178,8 @@ def test_a_tie_is_what_the_same_images_cannot_tell_apart():
     near = row(0.1, [0.011, 0.019, 0.031, 0.02], name="deis")
     far = row(0.2, [0.03, 0.04, 0.051, 0.04], name="lms")
     assert ties([best, near, far]) == [near]
+    above = row(0.2, [0.012, 0.022, 0.032, 0.022], name="unipc")  # of best, not of near
+    assert ties([best, near, above]) == [near]
 
 
 def test_one_image_far_off_does_not_hide_what_all_the_others_say():
@@ -154,3 +191,5 @@ def test_one_image_far_off_does_not_hide_what_all_the_others_say():
     assert not is_farther(best, best)
     assert not is_farther(best.flip(0), best)
     assert is_farther(best, torch.zeros_like(best))
+    worse[1] = best[1] = 0  # an image that both reach tells nothing, and hides nothing
+    assert is_farther(worse, best)
