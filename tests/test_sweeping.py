@@ -1,7 +1,9 @@
 """The sweep's measurements, on denoisers of which the solution is known."""
 
 from dataclasses import replace
-from math import isnan
+from itertools import count
+from math import inf, isnan
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,7 +76,10 @@ def test_calls_and_noise_are_found_without_touching_the_global_dice(name):
     assert calls == two.get(name, 4)
 
 
-def test_a_row_has_the_distance_of_its_images():
+def test_a_row_has_the_distance_of_its_images(monkeypatch):
+    monkeypatch.setattr(
+        "sfumato.sweeping.time", SimpleNamespace(monotonic=count(0.0, 3.0).__next__)
+    )
     denoiser = gaussian(Karras())
     pairs = converged(denoiser, normal(6, 6, seed=2), None, 60, batch=6)
     found = judged(denoiser, pairs, Rival("ddim", DDIM(), KarrasGrid(), 7, 0.0), 8, 2.0)
@@ -86,6 +91,7 @@ def test_a_row_has_the_distance_of_its_images():
     assert (found.calls, found.spent, found.guidance) == (8, 7, 2.0)
     error = squares.std().item() / 6**0.5 / (2 * found.rival.distance)
     assert found.error == pytest.approx(error)
+    assert found.seconds == 3.0 / 6
 
 
 def test_a_row_of_one_image_has_no_error():
@@ -133,6 +139,7 @@ def test_solvers_that_add_noise_take_the_grid_of_their_kin_and_no_more_calls():
         assert made[noisy].rival.grid == kin[of].rival.grid
         assert made[noisy].spent == kin[of].spent
         assert not len(made[noisy].squares)
+        assert made[noisy].rival.distance == inf
 
 
 def test_a_solver_that_adds_noise_and_whose_kin_is_not_there_is_left_out():
@@ -178,6 +185,7 @@ def test_a_tie_is_what_the_same_images_cannot_tell_apart():
     near = row(0.1, [0.011, 0.019, 0.031, 0.02], name="deis")
     far = row(0.2, [0.03, 0.04, 0.051, 0.04], name="lms")
     assert ties([best, near, far]) == [near]
+    near = row(0.1, [0.020, 0.011, 0.040, 0.012], name="deis")
     above = row(0.2, [0.012, 0.022, 0.032, 0.022], name="unipc")  # of best, not of near
     assert ties([best, near, above]) == [near]
 
