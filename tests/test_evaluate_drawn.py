@@ -9,10 +9,12 @@ import torch
 from sfumato.arguments import Evaluate, UsageError
 from sfumato.commands import drawn
 from sfumato.commands import evaluate as evaluate_command
-from sfumato.commands.evaluate import check_drawing
+from sfumato.commands.evaluate import check_drawing, in_shares, real_images
 from sfumato.data import fingerprint
 from sfumato.features import features_of
+from sfumato.folder import read_card
 from sfumato.generation import Order, draw
+from sfumato.kinds import read_run
 from sfumato.measuring import Moments, frechet
 from sfumato.pictures import read_settings
 from sfumato.quality import control_of
@@ -166,3 +168,17 @@ def test_without_a_test_part_of_its_own_it_is_the_authors(root, monkeypatch):
     assert not asked
     evaluate_command.test_part(run, None, replace(splits, test=None), print)
     assert (asked[0].split, asked[0].limit, asked[0].source) == ("test", None, "digits")
+
+
+def test_floors_of_a_run_that_is_told_no_classes_are_of_images_at_random(root):
+    """Told classes, it is asked for each in its share, and so are the others chosen."""
+    folder, quiet = root / "runs/betas", lambda text: None
+    run, card = read_run(folder), read_card(folder)
+    untold = replace(run, network=replace(run.network, classes=0))
+    args = Evaluate(run=str(folder), samples=20)
+    controls = [real_images(args, each, card, quiet)[1].control for each in (run, untold)]
+    kept = [control.labels.bincount().tolist() for control in controls]
+    assert max(kept[0]) - min(kept[0]) <= 1
+    assert kept[0] != kept[1]
+    given = [in_shares(each) for each in (run, untold)]
+    assert given == [True, False]

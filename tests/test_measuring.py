@@ -286,6 +286,28 @@ def test_balance_is_one_less_the_total_variation():
     assert class_balance(found[:10], shares).mean == pytest.approx(0.5)
 
 
+def test_balance_by_chance_falls_short_by_the_formula_and_its_error_is_that_of_other_draws():
+    shares, n = torch.full((10,), 1 / 10).double(), 400
+    dice = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(shares, 150 * n, replacement=True, generator=dice).view(150, n)
+    found = [class_balance(classes, shares) for classes in drawn]
+    short = Estimate.of(1 - torch.tensor([each.mean for each in found]))
+    assert short.mean == pytest.approx(5 * math.sqrt(2 * 0.09 / math.pi / n), abs=4 * short.error)
+    peaked = torch.tensor([0.6, *[0.4 / 9] * 9]).double()
+    drawn = torch.multinomial(peaked, 150 * n, replacement=True, generator=dice).view(150, n)
+    found = [class_balance(classes, shares) for classes in drawn]
+    spread = torch.tensor([each.mean for each in found]).std().item()
+    told = sum(each.error for each in found) / len(found)
+    assert told == pytest.approx(spread, rel=0.15)
+
+
+def test_balance_of_few_images_of_one_class_is_not_without_a_doubt():
+    """Of 8 another 8 may have one of another class, with a chance of 4 in 12 times the share."""
+    found = class_balance(torch.zeros(8, dtype=torch.long), torch.ones(10))
+    assert found.mean == pytest.approx(0.1)
+    assert 0.05 < found.error < 0.2
+
+
 def test_the_bootstrap_of_a_mean_is_its_error():
     values = normal(400)
     assert bootstrap(lambda v: v.mean(), values) == pytest.approx(

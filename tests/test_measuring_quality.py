@@ -120,6 +120,21 @@ def test_the_control_is_never_in_the_reference():
     assert len(both.unique(dim=0)) == 50
 
 
+def test_a_control_at_random_has_classes_as_chance_has_them():
+    """For a model that is told no classes; else each class has its share."""
+    whole = random(400, 1)
+    for others in (random(400, 2), None):
+        _, told = control_of(whole, others, 100)
+        assert told.labels.sum() == 50
+        reference, chance = control_of(whole, others, 100, in_shares=False)
+        assert chance.labels.sum() != 50
+        assert abs(int(chance.labels.sum()) - 50) < 20  # of a deviation of 5
+        again = control_of(whole, others, 100, in_shares=False)[1]
+        assert torch.equal(again.images, chance.images)
+        both = torch.cat([reference.images, chance.images]).flatten(1)
+        assert len(both.unique(dim=0)) == len(both)
+
+
 def test_sets_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="compare images of one size"):
         judged(random(40, 4, size=8).images, sets())

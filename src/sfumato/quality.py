@@ -253,18 +253,26 @@ def memories(drawn: Neighbours, unseen: Neighbours, record: Record) -> list[Resu
 
 
 def control_of(
-    reference: ImageData, others: ImageData | None, count: int
+    reference: ImageData, others: ImageData | None, count: int, in_shares: bool = True
 ) -> tuple[ImageData, ImageData | None]:
     """(the reference, `count` real images that are not in it).
 
     Of the others where they are enough; else the reference gives them up, where it is twice as
-    many; else there are none.
+    many; else there are none. in_shares: each class in its share, as a model that is told classes
+    is asked for them; else at random, for one that is not draws as many of each as chance has it.
     """
     if others is not None and len(others) >= count:
-        return reference, subset(others, spread(len(others), count, others.labels))
+        return reference, subset(others, _chosen(others, count, in_shares))
     if len(reference) < 2 * count:
         return reference, None
-    taken = spread(len(reference), count, reference.labels)
+    taken = _chosen(reference, count, in_shares)
     rest = torch.ones(len(reference), dtype=torch.bool)
     rest[taken] = False
     return subset(reference, rest.nonzero()[:, 0]), subset(reference, taken)
+
+
+def _chosen(data: ImageData, count: int, in_shares: bool) -> Tensor:
+    if in_shares:
+        return spread(len(data), count, data.labels)
+    order = torch.randperm(len(data), generator=generator_at(0, "control"))
+    return order[:count].sort().values

@@ -207,7 +207,7 @@ def real_images(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> tuple[
     assert args.samples is not None
     if args.data is not None:
         whole = given_images(args, args.data, run, card, say)
-        reference, control = control_of(whole, None, args.samples)
+        reference, control = control_of(whole, None, args.samples, in_shares(run))
         return f"images of {whole.name}", Real(reference, control, None, None)
     splits = own_splits(args, run, card, say)
     test = test_part(run, card, splits, say) if args.against == "test" else splits.test
@@ -216,8 +216,13 @@ def real_images(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> tuple[
     if chosen is None:
         raise ValueError(f"{args.run} kept no {args.against} images: give another --against.")
     others = unseen if args.against == "train" else splits.train
-    reference, control = control_of(chosen, others, args.samples)
+    reference, control = control_of(chosen, others, args.samples, in_shares(run))
     return f"{args.against} images of {chosen.name}", Real(reference, control, splits.train, unseen)
+
+
+def in_shares(run: AnyRun) -> bool:
+    """Whether the run is told what to draw, and so is asked for each class in its share."""
+    return isinstance(run, Run) and bool(run.network.classes or run.text)
 
 
 def test_part(run: AnyRun, card: DataCard, splits: Splits, say: Say) -> ImageData:
