@@ -257,6 +257,22 @@ def test_who_copies_is_found_and_who_does_not_is_not():
     assert memory(nearest(train, train)[0], held_out).exact == 300
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-7])
+def test_who_copies_is_found_where_the_data_has_images_twice(rounding):
+    """A tenth of what is held out is in the training images too, and of what is drawn by right."""
+    train, unseen, fresh = (normal(300, 5, seed=s) for s in range(3))
+    twice = train[:30] + rounding * normal(30, 5, seed=9)
+    held_out = nearest(torch.cat([twice, unseen[30:]]), train)[0]
+    copier = memory(nearest(train + 1e-3 * normal(300, 5, seed=7), train)[0], held_out)
+    assert copier.copies.mean == 1
+    honest = memory(nearest(torch.cat([train[30:60], fresh[30:]]), train)[0], held_out)
+    assert honest.expected == pytest.approx(0.1 + 0.9 * 0.0136, abs=1e-3)
+    assert abs(honest.copies.mean - honest.expected) < 3 * honest.copies.error
+    assert abs(honest.closer.mean - 0.5) < 3 * honest.closer.error
+    every = memory(torch.tensor([0.0, 1.0]), torch.zeros(4))
+    assert (every.copies.mean, every.expected) == (0.5, 1.0)
+
+
 def test_the_error_of_closer_is_that_of_other_draws():
     found = [memory(normal(80, seed=s), normal(50, seed=1000 + s)).closer for s in range(200)]
     spread = torch.tensor([each.mean for each in found]).std().item()

@@ -23,6 +23,7 @@ from .data import generator_at
 AT_ONCE = 1000  # rows of a table of distances that is never held whole
 BLOCKS = 20  # of images that are left out in turn
 COPY = 0.01  # of the held-out images are as near to a training image as what is called a copy
+SAME = 1e-4  # of the median distance: no distance, but for the rounding of features
 
 
 @dataclass(frozen=True)
@@ -258,9 +259,10 @@ class Memory:
 
     closer: the chance that a drawn image is, of a drawn and a held-out one at random; 0.5 where
     nothing was learned by heart: the U statistic of Meehan et al. (2020), over N M.
-    copies: the share of drawn images nearer than all but COPY of the held-out ones. expected: that
-    of unseen ones, COPY where the held-out ones are many. exact: drawn images that are a training
-    image, to the last digit.
+    copies: the share of drawn images nearer than all but COPY of those held-out images that are in
+    no training image's place themselves, as some are where the data has images twice. expected:
+    that of unseen ones; COPY where the held-out ones are many, and none of them is such a copy.
+    exact: drawn images that are a training image, to the last digit.
     """
 
     closer: Estimate
@@ -278,17 +280,21 @@ def memory(drawn: Tensor, held_out: Tensor) -> Memory:
     beaten = 1 - (below + up_to).double() / (2 * len(ordered))  # share of held-out that is farther
     mine, theirs = Estimate.of(beaten), Estimate.of(_beaten_by(drawn, ordered))
     closer = Estimate(mine.mean, sqrt(mine.error**2 + theirs.error**2))
-    count = len(ordered)
-    expected = (1 + COPY * (count - 1)) / (count + 1)  # of the place of the quantile, in order
-    return Memory(closer, _copies(drawn, ordered), expected, int((drawn == 0).sum()))
+    apart = ordered[ordered > SAME * ordered.median()]
+    count, twice = len(apart), len(ordered) - len(apart)
+    place = (1 + COPY * (count - 1)) / (count + 1)  # of the quantile, in order
+    expected = (twice + place * count) / len(ordered)
+    return Memory(closer, _copies(drawn, apart), expected, int((drawn == 0).sum()))
 
 
 def _copies(drawn: Tensor, held_out: Tensor) -> Estimate:
-    """The share of drawn distances below the COPY quantile of the held-out ones.
+    """The share of drawn distances below the COPY quantile of the held-out ones, or at 0.
 
     The error is that of both sets: of the quantile that of its place among the held-out ones,
     Woodruff (1952) (from memory).
     """
+    if not len(held_out):
+        return Estimate.share(drawn == 0)
     place = sqrt(COPY * (1 - COPY) / len(held_out))
     low, high = (
         (drawn < held_out.quantile(at)).double().mean().item()
