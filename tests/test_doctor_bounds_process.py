@@ -1,10 +1,9 @@
-"""The doctor's bounds on noise: processes, noise levels, grids, solvers, what is told before."""
+"""The doctor's bounds on noise: processes, noise levels, grids, solvers."""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import log
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +11,7 @@ import torch
 from torch import Tensor
 
 from sfumato.config import Run
-from sfumato.data import ImageData
 from sfumato.discrete import LinearBetas
-from sfumato.doctor.checks import before_training, of_images
 from sfumato.doctor.draws import check_sampling
 from sfumato.doctor.process import check_prediction, check_process, check_times, training_times
 from sfumato.doctor.solver import Drawn, check_solver
@@ -25,9 +22,8 @@ from sfumato.objective import DiscreteTimes, LogNormalTimes
 from sfumato.parameterization import PredictNoise
 from sfumato.process import Karras, Process, RectifiedFlow
 from sfumato.recipes import RECIPES
-from sfumato.tasks import TASKS
 from sfumato.tuned import TunedGrid
-from test_doctor_bounds import DIGITS, data_of, facts, pictures, rare, told
+from test_doctor_bounds import DIGITS, facts, told
 
 Told = list[tuple[str, str]]
 
@@ -315,33 +311,12 @@ def test_a_solver_keeps_the_spread_and_leaves_no_noise(
     assert told(found) == wanted
 
 
-# --- before training
-
-
-def settled(run: Run, data: ImageData) -> Run:
-    return TASKS[Run].settled(run, data)  # type: ignore[return-value]
-
-
-def test_a_run_that_is_told_no_classes_may_have_rare_ones() -> None:
-    data = rare(1, 1200)
-    assert ("rare-class", "risk") in told(of_images(settled(DIGITS, data), data))
-    plain = replace(DIGITS, data=replace(DIGITS.data, labels=False))
-    plain = replace(plain, sampling=replace(plain.sampling, guidance=1.0))
-    plain = settled(plain, replace(data, labels=None, class_names=()))
-    assert "rare-class" not in dict(told(of_images(plain, data)))
-
-
-@pytest.mark.parametrize("files", [1, 40])
-def test_before_training_no_note_is_told_nor_what_training_tells_itself(
-    tmp_path: Path, files: int
-) -> None:
-    """Few images, and files that can't be read; 400 images of two classes are looked at."""
-    broken = (("a.png", "cut short"),) * files
-    data = data_of(pictures(400), torch.arange(400) % 2, unreadable=broken)
-    run = settled(replace(DIGITS, train=replace(DIGITS.train, lr=1e-6)), data)
-    known = {"few-images": "risk", "unreadable": "risk" if files == 40 else "note"}
-    assert known.items() <= dict(told(of_images(run, data))).items()
-    found = dict(told(before_training(run, data, 0.1, torch.device("cpu"), tmp_path)))
-    assert found["lr-low"] == "risk"
-    assert known.keys() & found.keys() == set()
-    assert "note" not in found.values()
+@pytest.mark.parametrize("share", [0.009, 0.011])
+def test_levels_that_training_hardly_shows_have_no_share_to_lack(share: float) -> None:
+    """So few are above sigma / alpha = 2, and weigh nothing."""
+    run = trained_at(log(2.0) - torch.special.ndtri(torch.tensor(1 - share)).item())
+    ratios = run.process.ratio(training_times(run))
+    assert (ratios > 2).double().mean().item() == pytest.approx(share, abs=1e-9)
+    weight = Mostly(2.0, 1.0, 0.0)
+    run = replace(run, objective=replace(run.objective, weight=weight))  # type: ignore[call-arg]
+    assert ("weight-high" in dict(told(check_times(run)))) is (share > 0.01)

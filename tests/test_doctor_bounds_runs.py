@@ -211,3 +211,48 @@ def test_drawings_that_vary_a_tenth_as_much_are_one_image() -> None:
     for share, wanted in ((0.13, False), (0.07, True)):
         drawn = (base + share * spread * noise).clamp(0, 255).round().byte()
         assert (("one-image", "wrong") in told(check_drawn(drawn, real))) is wanted
+
+
+def test_a_loss_diverges_from_its_lowest_and_not_from_its_first() -> None:
+    rows = log(
+        loss=lambda n: 5.0 if n < 40 else 1.0 if n < 360 else 1.6, held=lambda n: 1 / (1 + n)
+    )
+    assert of_log(rows) == [("loss-diverged", "wrong")]
+
+
+def test_gradients_are_long_beside_what_they_are_cut_to() -> None:
+    run = replace(SECONDS_400, train=replace(SECONDS_400.train, grad_clip=4.0))
+    assert "gradients-cut" not in dict(told(check_log(run, log(norm=399.0))))
+    assert "gradients-cut" in dict(told(check_log(run, log(norm=401.0))))
+
+
+def test_a_log_without_its_beginning_does_not_tell_whether_anything_was_learned() -> None:
+    rows = [row for row in log(held=lambda n: 1.0) if row["step"] > 0]
+    assert of_log(rows) == []
+
+
+def levels(low: float, middle: float, high: float) -> str:
+    """Where a run stands whose levels fell by these shares since two thirds of it."""
+    shares = [low] * 3 + [middle] * 2 + [high] * 3
+    rows = log(levels=lambda n: [1 - share * (n == 400) for share in shares])
+    (code,) = {"improving", "improving-high", "improving-low", "improving-middle", "flat"} & dict(
+        told(check_log(SECONDS_400, rows))
+    ).keys()
+    return code
+
+
+def test_the_levels_that_still_fall_are_named() -> None:
+    assert levels(0.021, 0.0, 0.021) == "improving"
+    assert levels(0.019, 0.5, 0.021) == "improving-high"
+    assert levels(0.021, 0.5, 0.019) == "improving-low"
+    assert levels(0.019, 0.021, 0.019) == "improving-middle"
+    assert levels(0.019, 0.019, 0.019) == "flat"
+
+
+def test_the_contrast_of_four_images_is_not_certain() -> None:
+    make = torch.Generator().manual_seed(5)
+    real = torch.randint(0, 256, (500, 1, 1, 1), generator=make).byte().expand(-1, 1, 8, 8)
+    drawn = torch.tensor([70, 190, 120, 150]).byte()[:, None, None, None].expand(-1, 1, 8, 8)
+    assert drawn.double().std() < 0.72 * real.double().std()
+    assert told(check_drawn(drawn, real)) == []
+    assert told(check_drawn(drawn.repeat(30, 1, 1, 1), real)) == [("pale", "risk")]
