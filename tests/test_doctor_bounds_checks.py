@@ -1,11 +1,12 @@
 """The doctor's checks together: before training, of a plan, and of a run's folder."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from sfumato.config import Run
 from sfumato.data import ImageData, fingerprint
@@ -15,10 +16,13 @@ from sfumato.doctor.checks import (
     forward,
     of_drawings,
     of_images,
+    of_latents,
     of_means,
 )
 from sfumato.doctor.plan import check_width
 from sfumato.folder import DataCard
+from sfumato.parameterization import PredictNoise
+from sfumato.solvers import DDIM
 from sfumato.tasks import TASKS
 from test_doctor_bounds import DIGITS, data_of, pictures, rare, told
 from test_doctor_faults import GOOD
@@ -108,3 +112,38 @@ def test_drawings_of_the_images_size_are_looked_at(
     found = list(of_drawings(DIGITS, data_of(pictures(1200)), tmp_path))
     assert ("one-image" in dict(told(found))) is looked
     assert all(dict(f.facts)["shift"] > 0 for f in found if f.code == "tint")
+
+
+@dataclass(frozen=True)
+class Loud:
+    """A codec whose latents are noise of this deviation."""
+
+    std: float
+
+    def build(self, folder: Path, device: torch.device) -> "Loud":
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        make = torch.Generator().manual_seed(0)
+        return self.std * torch.randn(len(images), 2, 16, 16, generator=make)
+
+
+def test_the_latents_of_a_runs_own_codec_are_looked_at(tmp_path: Path) -> None:
+    data = data_of(pictures(40))
+    for std, wanted in ((1.0, []), (5.5, [("latents-unscaled", "wrong")])):
+        run = replace(DIGITS, codec=Loud(std))  # type: ignore[arg-type]
+        assert told(of_latents(run, data, tmp_path)) == wanted
+    assert told(of_latents(DIGITS, data, tmp_path)) == []
+
+
+def test_ddim_after_few_steps_is_told_of_where_they_are_known() -> None:
+    """Steps of a budget of seconds are not, before one was timed."""
+    data = data_of(pictures(1200), torch.arange(1200) % 2)
+    run = replace(DIGITS, parameterization=PredictNoise())
+    run = settled(replace(run, sampling=replace(run.sampling, solver=DDIM())), data)
+    brief = ("ddim-brief", "risk")
+    assert brief in told(of_means(run, data, GOOD, 0.15))  # 1,000 steps in 150 s
+    assert brief not in told(of_means(run, data, GOOD, 0.05))
+    assert brief not in told(of_means(run, data, GOOD, None))
+    run = replace(run, train=replace(run.train, seconds=None, steps=1000))
+    assert brief in told(of_means(run, data, GOOD, None))
