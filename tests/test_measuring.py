@@ -223,6 +223,7 @@ def test_coverage_of_two_draws_of_one_source_is_lemma_2s(monkeypatch):
 
 
 def test_chunks_change_nothing(monkeypatch):
+    monkeypatch.setattr("sfumato.covering.HALVINGS", 2)
     real, drawn = two_sets()
     whole = (nearest(drawn, real), radii(real, 3), precision_recall(real, drawn))
     monkeypatch.setattr("sfumato.measuring.AT_ONCE", 7)

@@ -7,15 +7,19 @@ density            the mean number of real balls that a drawn image is in, over 
 coverage           the share of real balls with a drawn image in them:
                    Naeem et al. (2020), eqs. 3 and 4 (from memory)
 
-Each is a mean over the images of one set, but no mean of independent values: what it is of one
-image follows from all of the other set, and neighbours share their fate. The variance is therefore
-that of a plain mean times a design effect (Kish 1965; from memory), which is measured,
+Each is a mean over the images of one set, but no mean of independent values: what one image counts
+follows from all of the other set, and neighbours share their fate. So the variance is read off
+halves A and B that share no image of either set, two draws indeed, in two ways:
 
-    effect = E (mean_A - mean_B)^2 / E (var_A / n_A + var_B / n_B),
+    E (m_A - m_B)^2 / 4                        of halves, which have twice the variance
+    v/n E (m_A - m_B)^2 / E (v_A/n_A + v_B/n_B)   that of independent values, times the halves'
+                                               design effect: Kish (1965) (from memory)
 
-on halves A and B that share no image of either set, so that they are two draws indeed. Jackknives
-and bootstraps are not: with images left out or twice the balls change, and they tell from 1.2 to
-2.3 times the error that other draws have.
+of means m and variances v of n values. The second is nearer where half as many images measure
+something else, as of coverage. The greater is told: of normal draws in 4 to 16 dimensions, 40 to
+400 of them, it is 0.92 to 1.1 of the spread of other draws. To take the balls as given is half to
+nine tenths of it; jackknives and bootstraps are up to 2.3 times it, since with images left out or
+twice the balls change.
 """
 
 from collections.abc import Callable
@@ -31,14 +35,13 @@ HALVINGS = 40  # so that the error is known to about a ninth of it
 HALF = 500  # images at most; the effect is that of the neighbours, and hardly follows n
 
 Values = tuple[Tensor, Tensor]  # of two measures, one value an image that each is the mean over
+Measure = Callable[[Tensor, Tensor, int], Values]  # of real and drawn features, and k
 
 
 def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[Estimate, Estimate]:
     """(precision, recall) of features (N, D), (M, D); errors are of other draws of both sets."""
-    real, drawn = real.double(), drawn.double()
-    precision, recall = _inside(real, drawn, k)
-    effects = design_effects(_inside, real, drawn, k)
-    return share(precision, effects[0]), share(recall, effects[1])
+    precision, recall = _both(_inside, real.double(), drawn.double(), k, (1.0, 1.0))
+    return precision, recall
 
 
 def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[Estimate, Estimate]:
@@ -48,22 +51,8 @@ def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[Estimate,
     1 - prod over j = 0 .. k - 1 of (N - 1 - j) / (N + M - 1 - j), about 1 - 2^-k: Naeem et al.
     (2020), lemma 2 (from memory).
     """
-    real, drawn = real.double(), drawn.double()
-    density, coverage = _covered(real, drawn, k)
-    effects = design_effects(_covered, real, drawn, k)
-    mean, variance = density.mean().item(), density.var().item() / len(density)
-    least = Estimate.share(density > 0).error / k  # an image in any ball counts 1 / k or more
-    return Estimate(mean, max(sqrt(effects[0] * variance), least)), share(coverage, effects[1])
-
-
-def share(found: Tensor, effect: float) -> Estimate:
-    """The share of true ones of found, (N,), its variance `effect` times that of independent ones.
-
-    Never less than what Estimate.share says of these, so that all of 20 is not 1 without a doubt.
-    """
-    plain = Estimate.share(found > 0)
-    variance = effect * plain.mean * (1 - plain.mean) / len(found)
-    return Estimate(plain.mean, max(plain.error, sqrt(variance)))
+    density, coverage = _both(_covered, real.double(), drawn.double(), k, (1 / k, 1.0))
+    return density, coverage
 
 
 def _inside(real: Tensor, drawn: Tensor, k: int) -> Values:
@@ -79,25 +68,47 @@ def _covered(real: Tensor, drawn: Tensor, k: int) -> Values:
     return density, (nearest(real, drawn)[0] <= reach).double()
 
 
-def design_effects(
-    measure: Callable[[Tensor, Tensor, int], Values], real: Tensor, drawn: Tensor, k: int
-) -> list[float]:
-    """Of either mean the variance over that of as many independent values; 1 where none varies.
+def _both(
+    measure: Measure, real: Tensor, drawn: Tensor, k: int, least: tuple[float, float]
+) -> list[Estimate]:
+    """least: of either measure the least value that is not 0.
 
-    k is at most what a half has of other images; of fewer than 4 nothing is known, and that is 1.
+    An error is no less than that of the share of the values that are not 0 (Estimate.share) times
+    this, so that all of 20, or none, is not told without a doubt.
+    """
+    found, halves = measure(real, drawn, k), between_halves(measure, real, drawn, k)
+    estimates = []
+    for values, (effect, variance), one in zip(found, halves, least):
+        alone = values.var(correction=0).item() / len(values)
+        doubt = one * Estimate.share(values > 0).error
+        error = max(doubt, sqrt(max(effect * alone, variance)))
+        estimates.append(Estimate(values.mean().item(), error))
+    return estimates
+
+
+def between_halves(
+    measure: Measure, real: Tensor, drawn: Tensor, k: int
+) -> list[tuple[float, float]]:
+    """Of either mean (its design effect, its variance by halves of all images).
+
+    (1, 0) where nothing varies, or there are fewer than 4 images; the variance is 0, too, where
+    the halves are but HALF. k is at most what a half has of other images.
     """
     dice = generator_at(0, "halves")
     k = min(k, len(real) // 2 - 1, len(drawn) // 2 - 1)
     if k < 1:
-        return [1.0, 1.0]
-    found, plain = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        return [(1.0, 0.0)] * 2
+    found, alone = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     for _ in range(HALVINGS):
         pairs = zip(_halves(real, dice), _halves(drawn, dice))
         first, second = (measure(*pair, k) for pair in pairs)
         for i, (one, two) in enumerate(zip(first, second)):
             found[i] += (one.mean() - two.mean()).square()
-            plain[i] += one.var(correction=0) / len(one) + two.var(correction=0) / len(two)
-    return torch.where(plain > 0, found / plain, 1.0).tolist()
+            alone[i] += one.var(correction=0) / len(one) + two.var(correction=0) / len(two)
+    effects = torch.where(alone > 0, found / alone, 1.0)
+    whole = max(len(real), len(drawn)) // 2 <= HALF
+    variances = found / HALVINGS / 4 if whole else torch.zeros(2)
+    return list(zip(effects.tolist(), variances.tolist()))
 
 
 def _halves(features: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor]:
