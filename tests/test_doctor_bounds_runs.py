@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import CONTINUOUS, f64, inside, name, normal
 from sfumato.config import Run
 from sfumato.doctor.draws import check_brief, check_guidance
 from sfumato.doctor.machine import check_machine
 from sfumato.doctor.run import check_drawn, check_log, parts
-from sfumato.doctor.solver import cut_at
+from sfumato.doctor.solver import MEAN, Exact, cut_at
+from sfumato.exact import GaussianMixture
 from sfumato.parameterization import PredictNoise
+from sfumato.process import Process
 from sfumato.solvers import DDIM
 from test_doctor_bounds import DIGITS, told
 from test_doctor_faults import GOOD, log
@@ -256,3 +259,41 @@ def test_the_contrast_of_four_images_is_not_certain() -> None:
     assert drawn.double().std() < 0.72 * real.double().std()
     assert told(check_drawn(drawn, real)) == []
     assert told(check_drawn(drawn.repeat(30, 1, 1, 1), real)) == [("pale", "risk")]
+
+
+def test_a_loss_of_any_size_diverges_by_half() -> None:
+    for times, found in ((1.49, False), (1.51, True)):
+        rows = jumps(times)
+        for row in rows:
+            row.update({"loss": 0.2 * row["loss"]} if "loss" in row else {})
+        codes = {f.code: dict(f.facts) for f in check_log(SECONDS_400, rows)}
+        assert ("loss-diverged" in codes) is found
+    assert codes["loss-diverged"]["now"] == pytest.approx(0.2 * 1.51)
+    assert codes["loss-diverged"]["best"] == pytest.approx(0.2)
+
+
+def test_trainings_own_loss_is_that_of_the_last_tenth() -> None:
+    def held(n: int) -> float:
+        return 1.0 if n == 0 else 0.5 if n == 200 else 0.53
+
+    late = log(loss=lambda n: 1.0 if n <= 360 else 0.4, held=held)
+    assert "memorising" in dict(told(check_log(SECONDS_400, late)))
+    early = log(loss=lambda n: 0.4 if n <= 360 else 0.52, held=held)
+    assert "memorising" not in dict(told(check_log(SECONDS_400, early)))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_log_of_fewer_than_three_levels_stands_nowhere(count: int) -> None:
+    rows = log(levels=lambda n: [1 / (1 + n)] * count)
+    assert told(check_log(SECONDS_400, rows)) == []
+    for row in rows:
+        row.pop("ema_by_level", None)
+    assert told(check_log(SECONDS_400, rows)) == []
+
+
+@pytest.mark.parametrize("process", CONTINUOUS, ids=name)
+def test_what_a_solver_is_tried_on_is_the_exact_denoiser(process: Process) -> None:
+    mixture = GaussianMixture(process, f64(MEAN)[None, None], 0.6)
+    own, x = Exact(process, f64(0.6)[None, None]), normal(5, 1)
+    for t in inside(process, 9):
+        torch.testing.assert_close(own(x, t).x0, mixture(x, t).x0)
