@@ -20,10 +20,10 @@ ENGLISH: dict[str, Said] = {
         "`sample` walks the whole grid.",
     ),
     "noise-at-the-end": (
-        "001:399",
+        "001:389",
         "noise added at the last step, too",
-        "Nothing takes it away again, and it stays as grain; the fewer the steps, the coarser. At "
-        "s = 0 no solver here adds any.",
+        "What the text's `if t > 0` keeps out, left in: nothing takes it away again, and it stays as "
+        "grain; the fewer the steps, the coarser. At s = 0 no solver here adds any.",
     ),
     "mean-only": (
         "004:155",
@@ -34,7 +34,7 @@ ENGLISH: dict[str, Said] = {
     "t300": (
         "002:54",
         "T = 300 with the betas of 1000",
-        "22 % of the image is left at T, but sampling starts from pure noise: all of it "
+        "22 % of the image's amplitude is left at T, but sampling starts from pure noise: all of it "
         "comes out too bright. `LinearBetas(300)` scales its betas by 1000 / T.",
     ),
     "alpha": (
@@ -117,9 +117,10 @@ CHINESE: dict[str, Said] = {
         "许多步只走了一步，得到的是噪声，看起来像没训练过。`sample` 会走完整个网格。",
     ),
     "noise-at-the-end": (
-        "001:399",
+        "001:389",
         "最后一步也加噪声",
-        "再没有人把它去掉，于是成了颗粒；步数越少越粗。这里的求解器在 s = 0 都不加噪声。",
+        "少了文中的 `if t > 0` 就会这样：再没有什么能把它去掉，于是成了颗粒；步数越少越粗。这里的求解器在 s = 0 都不加"
+        "噪声。",
     ),
     "mean-only": (
         "004:155",
@@ -130,7 +131,7 @@ CHINESE: dict[str, Said] = {
     "t300": (
         "002:54",
         "T = 300 却用 1000 步的 β",
-        "终点还剩 22 % 的图像，采样却从纯噪声开始：整体偏亮。`LinearBetas(300)` 会把 β 乘以 1000 / T。",
+        "终点还剩图像幅度的 22 %，采样却从纯噪声开始：整体偏亮。`LinearBetas(300)` 会把 β 乘以 1000 / T。",
     ),
     "alpha": (
         "004:136",
