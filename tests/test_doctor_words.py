@@ -148,6 +148,15 @@ def test_a_misspelt_name_is_answered_with_those_that_are_near(sfumato, tmp_path,
     assert near_things("zzzz", tmp_path / "runs") == []
 
 
+def test_settings_whose_name_a_run_has_too_say_so(sfumato, tmp_path):
+    (tmp_path / "runs" / "celeba64").mkdir(parents=True)
+    (tmp_path / "runs" / "celeba64" / "run.json").write_text(dumps(RUN))
+    assert "A run is called so, too: `sfumato doctor runs/celeba64`" in sfumato(
+        "doctor", "celeba64"
+    )
+    assert "called so" not in sfumato("doctor", "celebahq128")
+
+
 # ---- where a run stands
 
 

@@ -2,12 +2,13 @@
 
 # ruff: noqa: RUF001  (full-width punctuation is right in Chinese)
 
+import io
 import re
 
 import pytest
 
 from sfumato.doctor.words import TEXTS
-from sfumato.wrapping import cells, paragraphs, wrapped
+from sfumato.wrapping import cells, for_reader, paragraphs, wrapped
 
 TOLD = [text for texts in TEXTS.values() for words in texts.values() for text in words]
 
@@ -37,6 +38,15 @@ def test_chinese_is_two_columns_wide_and_no_line_begins_with_a_comma():
     lines = wrapped("一二三四五，六七（八九）十", 10).split("\n")
     assert lines == ["一二三四", "五，六七", "（八九）十"]
     assert wrapped("一二三 abc四五", 9) == "一二三\nabc四五"
+
+
+def test_errors_are_wrapped_for_a_terminal_and_whole_in_a_log(monkeypatch):
+    text = "sfumato: " + 30 * "word "
+    assert for_reader(text) == text
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, for_reader(text).split("\n"))) == 59
 
 
 def test_lines_keep_their_own_indent():

@@ -73,6 +73,7 @@ def run() -> None:
     from .parsing import parse
     from .places import check_names
     from .storage import DamagedError
+    from .wrapping import for_reader
 
     keep_freed()
     if sys.argv[1:] in (["--version"], ["version"]):
@@ -86,7 +87,7 @@ def run() -> None:
         module, function = RUNNERS[type(command).__name__]
         getattr(import_module(f".commands.{module}", __package__), function)(command)
     except (UsageError, ValueError, OSError, DamagedError) as error:
-        sys.exit(f"sfumato: {error}")
+        sys.exit(for_reader(f"sfumato: {error}"))
     except FloatingPointError as error:
         print(f"sfumato: {error}", file=sys.stderr)
         sys.exit(NOT_FINITE)

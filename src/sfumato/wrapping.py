@@ -25,6 +25,13 @@ def columns() -> int:
     return min(WIDTH, max(40, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
+def for_reader(text: str) -> str:
+    """The text wrapped where standard error is a terminal; as it is in a log, for grep."""
+    if not sys.stderr.isatty():
+        return text
+    return paragraphs(text, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+
+
 def cells(text: str) -> int:
     """Columns that a text takes: two for a Chinese letter."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

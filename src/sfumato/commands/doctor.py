@@ -1,5 +1,6 @@
 """sfumato doctor: what would ruin a run on these images or settings, or where a run stands."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from ..doctor import Finding, look_at_data, look_at_plan, look_at_run, record, v
 from ..doctor.finding import RISK, WRONG
 from ..doctor.machine import this_machine
 from ..doctor.naming import Names, names_of_data, names_of_run, names_of_settings
-from ..doctor.words import HEALTHY, SEVERITIES, language, said, unknown
+from ..doctor.words import HEALTHY, RUN_TOO, SEVERITIES, language, said, unknown
 from ..folder import find
 from ..kinds import loads, read_run
 from ..page import write_page
@@ -35,6 +36,8 @@ def run_doctor(args: Doctor) -> None:
         print(record.as_text(record.record_of(args.thing, findings, lang, names)))
     else:
         print(as_text(args.thing, findings, lang, names))
+        if config is not None and run_at(args.thing) is not None:
+            print(wrapped(RUN_TOO[lang].format(shlex.quote(str(run_at(args.thing))))))
     if folder is not None:
         leave(folder, findings, lang)
     if verdict(findings) == WRONG:

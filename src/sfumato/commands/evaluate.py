@@ -68,7 +68,7 @@ def run_evaluate(args: Evaluate) -> None:
         for note in report.notes:
             reporter.say(paragraphs(note))
         if drawn is not None:
-            reporter.say(drawn.words)
+            reporter.say(f"\n{drawn.words}\n")
         elif isinstance(run, Run):
             reporter.say(wrapped(f"What it draws was not looked at: `{asked(args, folder)}`"))
         more = ", nearest.png, spectrum.png" if drawn is not None else ""

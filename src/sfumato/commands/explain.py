@@ -288,13 +288,13 @@ def show(told: dict[str, Any], words: Words) -> None:
         console.print(stages_table(told["stages"]))
 
 
-def grid(*columns: str) -> Any:
+def grid(*columns: str, gap: int = 2) -> Any:
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
+    for number, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=number == 0)  # names stay whole
     return made
 
 
@@ -324,13 +324,15 @@ def notations_table(notations: list[dict[str, Any]], words: Words) -> Any:
 
 def ways_table(rows: list[dict[str, Any]], words: Words) -> Any:
     names = ("c_in", "c_skip", "c_out", "c_noise")
-    made = grid(words["way"], words["target"], *names, words["plain weight"] + " 1/c_out^2")
+    weight = f"{words['plain weight']}\nc_out^-2"
+    made = grid(f"{words['way']}\n  {words['target']}", *names, weight, gap=1)
     for row in rows:
         numbers = row["numbers"]
         cells = [digits(numbers.get(name)) for name in (*names, "weight")]
         if not numbers:
             cells[0] = words["not defined"]
-        made.add_row(f"{row['name']}{' *' if row['own'] else ''}", row["target"], *cells)
+        name = f"{row['name']}{' *' if row['own'] else ''}"
+        made.add_row(f"{name}\n  {row['target']}", *cells)
     return made
 
 

@@ -182,6 +182,10 @@ def bound_of(subject: Subject, loaded: Loaded, cond: Cond) -> tuple[VariationalB
     """(the bound, its recipe)."""
     denoiser = Clipped(loaded.denoiser)
     steps = subject.args.steps or chain_steps(denoiser.process)
+    subject.say(
+        f"bits per dimension of {len(subject.data)} images in {steps:,} steps; fewer images, by "
+        "--limit, are faster and have a larger error"
+    )
     bits = variational_bits(
         denoiser,
         subject.data.images.to(subject.device),

@@ -8,11 +8,13 @@ import torch
 
 from ..config import AnyRun
 from ..data import ImageData
+from ..wrapping import wrapped
 from .checks import before_training
 from .naming import Names, names_of_run
 from .plan import planned_steps
 from .words import in_a_line, language
 
+AFTER = "warning: "  # which warn puts before it
 LONG = 60.0  # seconds: a shorter run tells more by itself
 
 
@@ -36,4 +38,4 @@ def warn_before(
         return
     lang, names = language(None), replace(names_of_run(folder, config), train=Names.train)
     for finding in before_training(config, data, a_step, device, folder):
-        warn(in_a_line(finding, lang, names))
+        warn(wrapped(in_a_line(finding, lang, names), first=AFTER, rest="  ").removeprefix(AFTER))

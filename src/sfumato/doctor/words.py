@@ -44,6 +44,10 @@ NOT_ASKED = {
     "en": "The doctor was not asked about it: `sfumato doctor {}`",
     "zh": "还没有问过医生：`sfumato doctor {}`",
 }
+RUN_TOO = {
+    "en": "These are settings. A run is called so, too: `sfumato doctor {}`",
+    "zh": "以上是设置。也有一次训练叫这个名字：`sfumato doctor {}`",
+}
 MORE = {"en": "{} more: `sfumato doctor {}`", "zh": "还有 {} 条：`sfumato doctor {}`"}
 KINDS = {
     "en": {"recipe": "the recipe", "run": "the run", "data": "the data set", "path": "the path"},
@@ -60,7 +64,7 @@ def unknown(name: str, near: Sequence[tuple[str, str]], language: str) -> str:
             f"没有叫 {name!r} 的配方、训练、数据集或文件。{hint}"
             "sfumato recipes 列出配方；训练在 runs/ 里；图像要写出路径。"
         )
-    hint = f"Did you mean {' or '.join(told)}? " if told else ""
+    hint = f"Did you mean {', or '.join(told)}? " if told else ""
     return (
         f"there is no recipe, run, data set or file {name!r}. {hint}`sfumato recipes` lists the "
         "recipes; runs are in runs/, and of images the path is wanted."
