@@ -11,7 +11,9 @@ from PIL import Image
 import sfumato.commands.tune as command
 import sfumato.tuning as tuning
 from sfumato.arguments import Tune, UsageError
-from sfumato.commands.tune import Judged, Plan, plan_of
+from sfumato.assembly import splits_of
+from sfumato.commands.tune import Plan, as_asked, data_of_run, plan_of
+from sfumato.commands.tune_judged import Judged
 from sfumato.generation import Order, draw
 from sfumato.grids import KarrasGrid
 from sfumato.kinds import from_dict
@@ -38,10 +40,16 @@ def tuned(trained):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "TEACHER_STEPS", 6)
         patch.setattr(command, "FIXED", FEW)
+        patch.setattr(command, "own_splits", own)
         patch.setattr("sfumato.rivals.FIXED", FEW)
         call = commands(patch, trained.parent, NoCapture())
         call("tune", trained, "--nfe", 3, "--time", "1s", "--device", "cpu")
     return trained
+
+
+def own(args, run, card, say):
+    """The images that train_in trained on, which no source knows."""
+    return splits_of(run.data, images())
 
 
 class NoCapture:
@@ -163,6 +171,42 @@ def test_it_does_not_claim_what_it_did_not_measure():
     better = replace(worse, tuned=0.1)
     assert "2.00 times nearer" in better.lines()[-1]
     assert "nearer in 1 of 10" in better.lines()[-1]
+
+
+def test_levels_are_told_where_there_are_data_and_nothing_is_where_there_are_none():
+    judged = Judged(0.1, [Rival("deis", DEIS(3), KarrasGrid(), 6, 0.2)], 1, 10, {"tuned": 0.05})
+    assert judged.lines()[-2] == "Shares of values at the levels of the data, off by: tuned 0.050."
+    assert not any("levels" in line for line in replace(judged, missed={}).lines())
+
+
+def test_the_levels_that_were_missed_are_written(tuned):
+    missed = record_of(tuned)["levels_missed"]
+    assert {"teacher", "tuned"} < {*missed}
+    assert len(missed) == 3
+
+
+def test_data_are_those_of_training_encoded(trained, monkeypatch):
+    monkeypatch.setattr(command, "own_splits", own)
+    loaded = load_run(str(trained), CPU)
+    found = data_of_run(loaded, pytest.fail)
+    train = splits_of(loaded.run.data, images()).train.images
+    pixels = {row.numpy().tobytes() for row in train}
+    assert {row.numpy().tobytes() for row in loaded.codec.decode(found)} == pixels
+
+
+def test_without_its_data_a_run_is_fitted_to_the_teacher_alone_and_says_so(trained):
+    loaded, said = load_run(str(trained), CPU), []
+    imported = replace(loaded, card=replace(loaded.card, images=0))
+    assert data_of_run(imported, said.append) is None
+    assert "Fitted to the teacher alone" in said[0]
+
+
+def test_as_many_of_each_class_are_taken_whatever_their_shares(monkeypatch):
+    monkeypatch.setattr(command, "REAL", 6)
+    labels = torch.tensor([0] * 40 + [2] * 3)
+    uneven = replace(images(), images=torch.zeros(43, 1, 8, 8, dtype=torch.uint8), labels=labels)
+    assert labels[as_asked(uneven, 3)].tolist() == [0, 0, 0, 2, 2, 2]
+    assert len(as_asked(replace(uneven, labels=None), 0)) == 6
 
 
 def test_a_plan_keeps_half_of_the_budget_for_the_gradient():

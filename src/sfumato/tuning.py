@@ -1,15 +1,16 @@
 """Fitting a sampler of N network calls to a teacher of many: a few dozen numbers, no training.
 
 The teacher's images come from the same noise by many steps, and the student's table (tuned.py) is
-what brings it nearest to them on average. In three stages, each from the best so far:
+what costs least by aim.py: near to them, at the levels of the data. In three stages, each from the
+best so far:
 
     survey   every fixed solver on every standard grid, at N calls; each of them is such a table
     fit      the weights at given times in closed form: step by step, the least squares of the
              teacher's x at s on the student's own D_j
-    refine   times and weights together, down the gradient of the final distance through the network
+    refine   times and weights together, down the gradient of the final cost through the network
 
 Times are softmax shares of the span of log(sigma / alpha), so they fall by construction. What is
-kept is what was nearest on noise that the gradient never saw.
+kept is what cost least on noise that the gradient never saw.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from math import cos, isfinite, log, pi
 import torch
 from torch import Tensor
 
+from .aim import Aim
 from .denoiser import Cond, Denoiser
 from .grids import KarrasGrid
 from .guidance import map_cond
@@ -143,11 +145,20 @@ def _row_of(
 # --- the distance
 
 
+def drawn(denoiser: Denoiser, pairs: Pairs, times: Tensor, solver: Solver) -> Tensor:
+    """The solver's images, (n, ...), of the pairs' noise."""
+    start = prior(denoiser.process, pairs.noise, times[0])
+    return sample(denoiser, start, times, solver, pairs.cond)
+
+
+def differences(images: Tensor, wanted: Tensor) -> Tensor:
+    """The root mean square difference of each image, (n,), from the one wanted."""
+    return (images - wanted).square().flatten(1).mean(1).sqrt()
+
+
 def distances(denoiser: Denoiser, pairs: Pairs, times: Tensor, solver: Solver) -> Tensor:
     """The root mean square difference of each image from the teacher's, (n,)."""
-    start = prior(denoiser.process, pairs.noise, times[0])
-    images = sample(denoiser, start, times, solver, pairs.cond)
-    return (images - pairs.images).square().flatten(1).mean(1).sqrt()
+    return differences(drawn(denoiser, pairs, times, solver), pairs.images)
 
 
 def mean_distance(each: Tensor) -> float:
@@ -158,8 +169,19 @@ def mean_distance(each: Tensor) -> float:
 
 def distance(denoiser: Denoiser, pairs: Pairs, table: Table) -> float:
     """mean_distance of a table's images."""
+    return mean_distance(differences(images_of(denoiser, pairs, table), pairs.images))
+
+
+def images_of(denoiser: Denoiser, pairs: Pairs, table: Table) -> Tensor:
+    """A table's images, (n, ...), of the pairs' noise."""
     times = table.grid(denoiser.process, table.grid.steps)
-    return mean_distance(distances(denoiser, pairs, times, table.solver))
+    return drawn(denoiser, pairs, times, table.solver)
+
+
+def cost(denoiser: Denoiser, pairs: Pairs, table: Table, aim: Aim) -> float:
+    """The aim's, of a table's images; inf where one is no number."""
+    value = aim(images_of(denoiser, pairs, table), pairs.images).item()
+    return value if isfinite(value) else float("inf")
 
 
 # --- the closed form
@@ -274,28 +296,31 @@ def refined(
     done: Callable[[int], float],
     batch: int = SIMULTANEOUS,
     notice: Callable[[float, float], None] | None = None,
+    aim: Aim | None = None,
 ) -> Table:
-    """The table after steps of Adam on the squared distance, or the best on the way.
+    """The table after steps of Adam on the aim's cost, or the best on the way.
 
     pairs: to learn from. apart: to judge by, never learned from. done: the share of the budget that
-    is used after so many steps; at 1 it ends. notice: told that share and the best distance so far.
+    is used after so many steps; at 1 it ends. notice: told that share and the least cost so far.
+    aim: by default near to the teacher's images and nothing else.
     """
+    aim = aim or Aim.of(pairs.images, None)
     knobs = Knobs.of(table, span_of(denoiser.process))
     turned = [knobs.shares.requires_grad_(), knobs.lower.requires_grad_()]
     optimizer = torch.optim.Adam(turned, RATE, betas=(0.9, 0.95))
     batches = _batches(len(pairs), batch)
-    best, least, step, looks = table, distance(denoiser, apart, table), 0, 0
+    best, least, step, looks = table, cost(denoiser, apart, table, aim), 0, 0
     while (share := done(step)) < 1:
         if share * CHECKS >= looks:
-            best, least = _nearer(denoiser, apart, knobs.table(), best, least)
+            best, least = _cheaper(denoiser, apart, knobs.table(), aim, (best, least))
             looks += 1
             if notice is not None:
                 notice(share, least)
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 5) * (1 + cos(pi * share)) / 2
-        _turn(denoiser, pairs.at(next(batches)), knobs, optimizer)
+        _turn(denoiser, pairs.at(next(batches)), knobs, optimizer, aim)
         step += 1
-    return _nearer(denoiser, apart, knobs.table(), best, least)[0]
+    return _cheaper(denoiser, apart, knobs.table(), aim, (best, least))[0]
 
 
 def span_of(process: Process) -> tuple[float, float]:
@@ -315,19 +340,21 @@ def _batches(n: int, batch: int) -> Iterator[Tensor]:
         left = left[batch:]
 
 
-def _turn(denoiser: Denoiser, pairs: Pairs, knobs: Knobs, optimizer: torch.optim.Optimizer) -> None:
+def _turn(
+    denoiser: Denoiser, pairs: Pairs, knobs: Knobs, optimizer: torch.optim.Optimizer, aim: Aim
+) -> None:
     """One step of Adam; none where a gradient is no number, as next to a clamp's corner."""
     optimizer.zero_grad()
     with torch.enable_grad():
-        loss = (unrolled(denoiser, pairs, knobs) - pairs.images).square().mean()
+        loss = aim(unrolled(denoiser, pairs, knobs), pairs.images)
     loss.backward()
     gradients = [knob.grad for knob in (knobs.shares, knobs.lower) if knob.grad is not None]
     if all(torch.isfinite(gradient).all() for gradient in gradients):
         optimizer.step()
 
 
-def _nearer(
-    denoiser: Denoiser, apart: Pairs, table: Table, best: Table, least: float
+def _cheaper(
+    denoiser: Denoiser, apart: Pairs, table: Table, aim: Aim, best: tuple[Table, float]
 ) -> tuple[Table, float]:
-    found = distance(denoiser, apart, table)
-    return (table, found) if found < least else (best, least)
+    found = cost(denoiser, apart, table, aim)
+    return (table, found) if found < best[1] else best

@@ -1,11 +1,12 @@
 """sfumato tune: the best sampler of a few network calls for one run, fitted in two minutes.
 
 Writes RUN/tuned/nfe-N-guidance-G.json, which `sfumato sample RUN --nfe N` uses, and a picture: the
-same seeds by the teacher of many calls, by the tuned sampler and by the best fixed one.
+same seeds by the teacher of many calls, by the tuned sampler and by the best fixed one. The run's
+training images say which levels there are (aim.py); where they are gone only the teacher counts.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import Tune, UsageError, seconds
+from ..aim import Aim
+from ..arguments import Evaluate, Tune, UsageError, seconds
 from ..conditions import Captions, rows_of
 from ..config import SamplingConfig
 from ..console import Reporter, duration, reading
+from ..data import ImageData, spread
 from ..denoiser import Cond, Denoiser
 from ..devices import pick_device
 from ..generation import wrapped
@@ -27,23 +30,26 @@ from ..loading import Loaded, load_run
 from ..pictures import grid, save_png
 from ..planning import given
 from ..rivals import FIXED, Rival, best_of_each, measured, standard_grids, surveyed
-from ..sampling import Point, SeededNoise, prior, sample
-from ..solvers import Solver
+from ..sampling import Point, SeededNoise, prior
 from ..tuned_runs import check_plain, path_of, save_tuned, with_table
 from ..tuning import (
     TEACHER,
     TEACHER_STEPS,
     Pairs,
     Table,
-    distance,
-    distances,
+    cost,
+    differences,
+    drawn,
     fitted_rows,
+    images_of,
     mean_distance,
     on_path,
     refined,
     table_of,
     teacher_path,
 )
+from .evaluate import own_splits
+from .tune_judged import Judged, heading
 
 MOST_CALLS = 20
 SURVEY_BY, REFINE_BY = 0.35, 0.875  # shares of the time by which these stages end
@@ -52,6 +58,7 @@ LEARN_SEED, APART_SEED, JUDGE_SEED = 1_000_000, 2_000_000, 3_000_000  # far from
 AT_ONCE = 16  # images of the teacher drawn together; of the first of them the path is kept
 STARTS = 4  # tables of the survey whose weights are fitted
 GRIDS_EACH = 2  # of a fixed solver that are judged; the better one counts
+REAL = 1000  # images of the data that say which levels there are
 COLUMNS = 10
 EVERY = 5.0  # seconds between two lines of progress
 
@@ -84,44 +91,8 @@ def _within(value: int, low: int, high: int) -> int:
     return min(high, max(low, value))
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What was measured on seeds that were used for nothing else."""
-
-    tuned: float
-    rivals: list[Rival]  # the nearest first
-    nearer: int  # images of which the tuned one is nearer than the best rival's
-    images: int
-
-    @property
-    def better(self) -> bool:
-        return self.tuned < self.rivals[0].distance
-
-    def lines(self) -> list[str]:
-        """The table, then the verdict."""
-        rows = [("tuned", self.tuned, "")]
-        rows += [(r.name, r.distance, f"{r.grid}, {r.steps} steps") for r in self.rivals]
-        rows.sort(key=lambda row: row[1])
-        told = [f"  {name:<8} {far:.4f}  {how}".rstrip() for name, far, how in rows]
-        return [*told, self.verdict()]
-
-    def verdict(self) -> str:
-        best = self.rivals[0]
-        if not self.better:
-            return (
-                f"The tuned sampler is no better than {best.name} ({self.tuned:.4f} against "
-                f"{best.distance:.4f}): nothing was gained. More --time may help."
-            )
-        return (
-            f"The tuned sampler is {best.distance / self.tuned:.2f} times nearer to the teacher "
-            f"than the best fixed solver, {best.name}; nearer in {self.nearer} of {self.images} "
-            "images."
-        )
-
-
 def run_tune(args: Tune) -> None:
     """Load, fit, judge, write."""
-    begun = time.monotonic()
     if not 2 <= args.nfe <= MOST_CALLS:
         raise UsageError(f"--nfe {args.nfe}; 2 to {MOST_CALLS} network calls can be tuned.")
     budget = seconds(args.time)
@@ -130,15 +101,17 @@ def run_tune(args: Tune) -> None:
     sampling = sampling_asked(loaded.run.sampling, args)
     denoiser = wrapped(loaded.denoiser, sampling, loaded.conditions)
     with Reporter(quiet=args.quiet) as reporter:
+        data = data_of_run(loaded, reporter.say)
+        begun = time.monotonic()
         each = seconds_a_call(loaded, denoiser)
         plan = plan_of(budget, each, args.nfe, len(standard_grids(denoiser.process)))
         reporter.say(
             f"{loaded.folder}, step {loaded.step:,}, guidance {sampling.guidance:g}: a sampler of "
             f"{args.nfe} calls in about {duration(budget)}; {plan.learn} images to learn from"
         )
-        stages = Stages(loaded, denoiser, args.nfe, plan, reporter)
-        table, rivals = stages.fitted(begun, budget)
-        judge, judged = stages.judged(table, rivals)
+        stages = Stages(loaded, denoiser, args.nfe, plan, data, reporter)
+        table, rivals, aim = stages.fitted(begun, budget)
+        judge, judged = stages.judged(table, rivals, aim)
         path = path_of(loaded.folder, args.nfe, sampling.guidance)
         facts = facts_of(loaded, plan, judged, time.monotonic() - begun)
         tuned = with_table(sampling, table)
@@ -164,13 +137,6 @@ def use_of(loaded: Loaded, args: Tune) -> str:
     return " ".join([f"sfumato sample {loaded.folder} --nfe {args.nfe}", *words])
 
 
-def heading(judged: Judged, calls: int) -> list[str]:
-    return [
-        f"Root mean square distance to the images of a teacher of {TEACHER_STEPS} calls, as they "
-        f"are diffused, from the same noise: {judged.images} new seeds, {calls} calls:"
-    ]
-
-
 def sampling_asked(sampling: SamplingConfig, args: Tune) -> SamplingConfig:
     """The run's settings with what was typed. Raises: ValueError where a classifier guides."""
     sampling = replace(sampling, keep_eps=False, **typed_of(args))
@@ -178,7 +144,29 @@ def sampling_asked(sampling: SamplingConfig, args: Tune) -> SamplingConfig:
     return sampling
 
 
-# --- noise and the teacher
+# --- the data, noise and the teacher
+
+
+def data_of_run(loaded: Loaded, say: Callable[[str], None]) -> Tensor | None:
+    """Some of the images that the run was trained on, as they are diffused; None, told, if gone."""
+    asked = Evaluate(run=str(loaded.folder))
+    try:
+        train = own_splits(asked, loaded.run, loaded.card, say).train
+    except (ValueError, OSError) as error:
+        say(f"Fitted to the teacher alone, there being no real images: {error}")
+        return None
+    images = train.images[as_asked(train, loaded.run.network.classes)]
+    return loaded.codec.encode(images.to(loaded.device))
+
+
+def as_asked(train: ImageData, classes: int) -> Tensor:
+    """Indices of about REAL images; with classes as many of each, as asked_of asks for them."""
+    rows = [torch.arange(len(train))]
+    if train.labels is not None and classes:
+        found = [(train.labels == k).nonzero()[:, 0] for k in range(classes)]
+        rows = [index for index in found if len(index)]
+    most = max(1, REAL // len(rows))
+    return torch.cat([index[spread(len(index), min(most, len(index)))] for index in rows])
 
 
 def asked_of(loaded: Loaded, count: int) -> Cond:
@@ -243,14 +231,15 @@ class Stages:
     denoiser: Denoiser
     calls: int
     plan: Plan
+    data: Tensor | None
     reporter: Reporter
 
     def pairs(self, what: str, first: int, count: int) -> tuple[Pairs, list[Point]]:
         notice = reading(self.reporter.say, f"  teacher, {what}", EVERY)
         return taught(self.loaded, self.denoiser, first, count, notice)
 
-    def fitted(self, begun: float, budget: float) -> tuple[Table, list[Rival]]:
-        """The best table of this budget, and the fixed solvers that were surveyed.
+    def fitted(self, begun: float, budget: float) -> tuple[Table, list[Rival], Aim]:
+        """The best table of this budget, the fixed solvers that were surveyed, and the aim.
 
         A machine that others use may be slower than it was when it was measured: then the survey
         is cut short, and the gradient has its least share though it ends late.
@@ -258,16 +247,17 @@ class Stages:
         learn, path = self.pairs("images to learn from", LEARN_SEED, self.plan.learn)
         apart, _ = self.pairs("images to choose by", APART_SEED, self.plan.apart)
         notice = reading(self.reporter.say, "  fixed solvers on standard grids", EVERY)
+        aim = Aim.of(learn.images, self.data)
         few = learn.at(torch.arange(self.plan.survey))
         end = begun + SURVEY_BY * budget
         rivals = surveyed(
             self.denoiser, few, self.calls, notice, late=lambda: time.monotonic() > end
         )
-        start = nearest(self.denoiser, apart, starts(self.denoiser, rivals, learn, path))
+        start = cheapest(self.denoiser, apart, starts(self.denoiser, rivals, learn, path), aim)
         last = max(begun + REFINE_BY * budget, time.monotonic() + LEAST_REFINING * budget)
-        return self.refined(learn, apart, start, last), rivals
+        return self.refined(learn, apart, start, aim, last), rivals, aim
 
-    def refined(self, learn: Pairs, apart: Pairs, start: Table, end: float) -> Table:
+    def refined(self, learn: Pairs, apart: Pairs, start: Table, aim: Aim, end: float) -> Table:
         begun = time.monotonic()
 
         def done(step: int) -> float:
@@ -275,11 +265,11 @@ class Stages:
 
         def notice(share: float, least: float) -> None:
             left = duration((end - begun) * (1 - share))
-            self.reporter.say(f"  times and weights: distance {least:.4f}, about {left} left")
+            self.reporter.say(f"  times and weights: cost {least:.4f}, about {left} left")
 
-        return refined(self.denoiser, learn, apart, start, done, AT_ONCE, notice)
+        return refined(self.denoiser, learn, apart, start, done, AT_ONCE, notice, aim)
 
-    def judged(self, table: Table, rivals: list[Rival]) -> tuple[Pairs, Judged]:
+    def judged(self, table: Table, rivals: list[Rival], aim: Aim) -> tuple[Pairs, Judged]:
         """The verdict, and the teacher's images that it was made by."""
         judge, _ = self.pairs("images to judge by", JUDGE_SEED, self.plan.judge)
         told = reading(self.reporter.say, "  judging", EVERY)
@@ -289,15 +279,21 @@ class Stages:
             again += [measured(self.denoiser, judge, rival) for rival in of_name]
             told(i + 1, len(names))
         ordered = best_of_each(sorted(again, key=lambda rival: rival.distance))
-        best, times = ordered[0], self.times_of(table)
-        own = distances(self.denoiser, judge, times, table.solver)
-        best_times = best.grid(self.denoiser.process, best.steps)
-        others = distances(self.denoiser, judge, best_times, best.solver)
-        nearer = int((own < others).sum())
-        return judge, Judged(mean_distance(own), ordered, nearer, len(judge))
+        best = ordered[0]
+        own, theirs = (
+            images_of(self.denoiser, judge, table),
+            drawn(self.denoiser, judge, best.grid(self.denoiser.process, best.steps), best.solver),
+        )
+        near, other = (differences(images, judge.images) for images in (own, theirs))
+        sets = {"teacher": judge.images, "tuned": own, best.name: theirs}
+        missed = {} if self.data is None else missed_by(aim, sets, judge.images)
+        nearer = int((near < other).sum())
+        return judge, Judged(mean_distance(near), ordered, nearer, len(judge), missed)
 
-    def times_of(self, table: Table) -> Tensor:
-        return table.grid(self.denoiser.process, self.calls)
+
+def missed_by(aim: Aim, sets: Mapping[str, Tensor], wanted: Tensor) -> dict[str, float]:
+    """The root of aim.missed, of each of the sets of images."""
+    return {name: aim.missed(images, wanted).sqrt().item() for name, images in sets.items()}
 
 
 def starts(
@@ -318,9 +314,9 @@ def starts(
             return
 
 
-def nearest(denoiser: Denoiser, apart: Pairs, tables: Iterable[Table]) -> Table:
-    """The one whose images are nearest to the teacher's."""
-    return min(tables, key=lambda table: distance(denoiser, apart, table))
+def cheapest(denoiser: Denoiser, apart: Pairs, tables: Iterable[Table], aim: Aim) -> Table:
+    """The one that costs least."""
+    return min(tables, key=lambda table: cost(denoiser, apart, table, aim))
 
 
 # --- what is written
@@ -342,6 +338,7 @@ def facts_of(loaded: Loaded, plan: Plan, judged: Judged, taken: float) -> dict[s
         "measure": "root mean square difference from the teacher's images of the judge's seeds",
         "tuned": judged.tuned,
         "nearer_than_the_best_fixed": judged.nearer,
+        "levels_missed": dict(judged.missed),
         "fixed": [
             {"name": r.name, "distance": r.distance, "grid": to_dict(r.grid), "steps": r.steps}
             for r in judged.rivals
@@ -356,15 +353,8 @@ def draw_picture(
     best, process = judged.rivals[0], stages.denoiser.process
     few = judge.at(torch.arange(min(COLUMNS, len(judge))))
     fixed = drawn(stages.denoiser, few, best.grid(process, best.steps), best.solver)
-    tuned = drawn(stages.denoiser, few, stages.times_of(table), table.solver)
+    tuned = images_of(stages.denoiser, few, table)
     rows = torch.cat([few.images, tuned, fixed])
     images = stages.loaded.codec.decode(rows, stages.loaded.card.size).cpu()
     names = ["teacher", f"tuned {stages.calls}", best.name]
     save_png(grid(images, columns=len(few), row_labels=names), path, facts)
-
-
-def drawn(denoiser: Denoiser, pairs: Pairs, times: Tensor, solver: Solver) -> Tensor:
-    """The images, (n, ...), of the pairs' noise."""
-    return sample(
-        denoiser, prior(denoiser.process, pairs.noise, times[0]), times, solver, pairs.cond
-    )

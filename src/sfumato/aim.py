@@ -1,0 +1,85 @@
+"""What a tuned sampler is fitted to: near to the teacher's images, at the levels of the data.
+
+    cost = mean_i |x_i - y_i| / scale + WEIGHT sum_k (F_k(x) - F_k(y) - g_k)^2
+    F_k(x) = mean sigmoid((q_k + 3/2 l - x) / (3/4 l))    about the share of values up to q_k + l
+    g_k = F_k(data) - F_k(teacher)
+
+x are the student's images, y the teacher's from the same noise; |.| is the root mean square of one
+image, not squared: in 4 calls a few become something else, and squares would be about them alone.
+q_k are the deciles of the data, without those within 4 l of the one before; l = 2 / 255, a step of
+an 8-bit pixel. F(y) takes out the chance of which images a batch holds.
+
+Distance alone hardly tells a background that is black from one that is 1 to 3 steps from it.
+Nor does an eye, but networks of features do, and the teacher itself is not black there. So the
+share of values at each level is the data's to say. Numbers are in experiments/LOG.md.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LEVEL = 2 / 255
+WEIGHT = 4.0
+LEAST = 1e-12  # a mean square, so that the root of none has a gradient
+VALUES = 2**22  # of the data that are sorted, at most
+
+
+@dataclass(frozen=True)
+class Aim:
+    """The cost above.
+
+    scale: the standard deviation of the teacher's images about their mean, LEVEL at least. levels:
+    q_k, rising. gap: g_k, as many. Without levels only the distance counts.
+
+    Raises: ValueError where levels and gap differ in number.
+    """
+
+    scale: float = 1.0
+    levels: tuple[float, ...] = ()
+    gap: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.levels) != len(self.gap):
+            raise ValueError(f"{len(self.levels)} levels, {len(self.gap)} gaps: give one each.")
+
+    @classmethod
+    def of(cls, teacher: Tensor, data: Tensor | None) -> "Aim":
+        """teacher: images by it, (n, ...); data: real ones in the same space, (m, ...), if any."""
+        scale = max(LEVEL, (teacher - teacher.mean(0)).square().mean().sqrt().item())
+        if data is None:
+            return cls(scale)
+        levels = levels_of(data)
+        gap = shares(data, levels) - shares(teacher, levels)
+        return cls(scale, levels, tuple(gap.tolist()))
+
+    def __call__(self, images: Tensor, wanted: Tensor) -> Tensor:
+        """The cost, (), of images (n, ...) where the teacher's are `wanted`, (n, ...)."""
+        squares = (images - wanted).square().flatten(1).mean(1)
+        far = (squares + LEAST).sqrt().mean() / self.scale
+        return far + WEIGHT * self.missed(images, wanted)
+
+    def missed(self, images: Tensor, wanted: Tensor) -> Tensor:
+        """The sum over levels, (), of the squares of how far the shares are from the data's."""
+        off = shares(images, self.levels) - shares(wanted, self.levels)
+        return (off - off.new_tensor(self.gap)).square().sum()
+
+
+def levels_of(data: Tensor) -> tuple[float, ...]:
+    """The deciles of the values of data, (m, ...), those within 4 LEVEL of one kept left out."""
+    whole = max(1, VALUES // data[0].numel())
+    ordered = data[:whole].flatten().double().sort().values
+    places = torch.arange(1, 10) * (len(ordered) - 1) // 10
+    kept: list[float] = []
+    for value in ordered[places].tolist():
+        if not kept or value - kept[-1] > 4 * LEVEL:
+            kept.append(value)
+    return tuple(kept)
+
+
+def shares(images: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """F_k of images, (n, ...): (K,)."""
+    if not levels:
+        return images.new_zeros(0)
+    each = [((q + 1.5 * LEVEL - images) / (0.75 * LEVEL)).sigmoid().mean() for q in levels]
+    return torch.stack(each)
