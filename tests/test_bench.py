@@ -225,6 +225,11 @@ def test_exponents_and_paper_clusters():
     assert cluster.efficiency(1e9, 4, 10**6) == pytest.approx(4 / (4 + 7 - 2))
     assert cluster.efficiency(1e9, 14, 10**6) == 1.0
     assert cluster.least_batch(1e9, 10**6) == 14
+    assert cluster.least_batch(1.1e9, 10**6) == 13  # 12.7: a part of an image is an image
+    far = replace(cluster, latency=1e-3)  # 14 hops of a millisecond
+    assert far.parts(10**6) == pytest.approx((7e-3, 14e-3))
+    assert far.exchange(10**6) == pytest.approx(21e-3)
+    assert far.efficiency(1e9, 4, 10**6) == pytest.approx(4 / (4 + 21 - 2))
     told = page.arithmetic(cluster, 10**6, 1e9, batch=4)  # 4 ms of work, 7 of exchange, 2 hidden
     assert "exchange = 7.00 ms of bytes + 0.00 ms of hops, of which 2.00 ms can hide" in told
     assert "step = 9.00 ms, 3,556 images/s" in told

@@ -208,3 +208,22 @@ def test_a_row_tells_what_its_contender_saw_drew_and_took(tmp_path):
     assert shown.shape == (10 * quality.SHOWN, 1, 2, 2)
     assert torch.equal(shown[quality.SHOWN], test[1])
     assert torch.equal(yard.shown_of(drawn)[1], drawn[10])
+
+
+def test_the_floor_of_halves_is_one_half_of_each_class_beside_the_other():
+    make = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 1, 2, 2), generator=make, dtype=torch.uint8)
+    data = ImageData(images, torch.arange(60) % 10, tuple("0123456789"), "d", "a test")
+    looked = []
+
+    def look(batch):
+        looked.append(batch)
+        return batch.flatten(1).double()
+
+    found = quality.floor_of_halves(data, features_of(look))
+    one, other = looked
+    assert len(one) == len(other) == 30
+    both = torch.cat([one, other]).flatten(1)
+    assert torch.equal(both.unique(dim=0), images.flatten(1).unique(dim=0))
+    wanted = frechet(Moments.of(one.flatten(1)), Moments.of(other.flatten(1)))
+    assert found["floor"] == pytest.approx(wanted, abs=1e-4)
