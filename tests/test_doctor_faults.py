@@ -20,6 +20,7 @@ from sfumato.doctor import Finding, Machine, look_at_data
 from sfumato.doctor.checks import of_average, of_images, of_means, of_settings
 from sfumato.doctor.data import check_images, check_latents
 from sfumato.doctor.finding import SEVERITIES, verdict
+from sfumato.doctor.plan import check_budget
 from sfumato.doctor.process import check_process
 from sfumato.doctor.run import check_drawn, check_log
 from sfumato.doctor.words import TEXTS, said
@@ -199,6 +200,7 @@ NAN[3, 2, 1] = np.nan
 BLANK = torch.cat([pictures(), torch.full((100, 1, 8, 8), 255, dtype=torch.uint8)])
 FLAGS = tuple(f"flag {number}" for number in range(1320))
 SHARED = data_of(torch.cat([pictures(), pictures()[::10]]), captions=FLAGS)
+PLAIN = RECIPES["digits"]()
 RARE = torch.tensor([0] * 1190 + [1] * 10)
 
 PLANTED = [
@@ -282,6 +284,7 @@ PLANTED = [
     typed("ema-wide", "digits", "train.ema_length=0.28"),
     typed("budget-long", "digits", "train.steps=200000 train.seconds=null", seconds=10 / 3),
     typed("budget-few-steps", "digits", "train.seconds=60", seconds=3.0),
+    Planted("few-steps", "a run of 42 steps", lambda _: check_budget(PLAIN.train, 1.0, ended=42)),
     typed("by-heart", "unet2d_mnist", "train.steps=700000 train.epochs=null", seconds=0.001),
     typed("gpu-unused", "digits", "train.seed=1", machine=replace(GOOD, gpu=True)),
     typed("gpu-unreached", "digits", "train.seed=1", machine=replace(GOOD, unreached=True)),

@@ -178,7 +178,7 @@ def test_a_run_that_has_ended_is_judged_by_the_steps_it_took(tmp_path):
     write_card(tmp_path, card)
     append_metrics(tmp_path, *rows_of(42, 101.0))
     seen = {f.code: dict(f.facts) for f in look_at_run(str(tmp_path), faults.GOOD, data)}
-    assert seen["budget-few-steps"]["steps"] == 42
+    assert seen["few-steps"]["steps"] == 42
 
 
 def test_a_machine_that_slowed_is_no_risk_to_a_run_that_has_ended():

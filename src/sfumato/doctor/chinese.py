@@ -341,6 +341,11 @@ CHINESE: dict[str, tuple[str, str, str]] = {
         "在那之前只有色斑：模型没有坏，只是还没训练好。",
         "更长的 `--time`、更小的 `--size`，自己的图像可用更小的 `--preset`",
     ),
+    "few-steps": (
+        "训练了 {steps:,} 步，每秒 {pace:.2g} 步；{enough} 步以上才画得出东西。",
+        "在那之前只有色斑：模型没有坏，只是还没训练好。",
+        "继续训练：`sfumato train {run} --steps 1000`；步数越多越好",
+    ),
     "by-heart": (
         "{weights:,} 个权重把 {images:,} 张图像看 {passes:,.0f} 遍。",
         "它们装得下每一张图，会画出副本。",

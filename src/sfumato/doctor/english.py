@@ -365,6 +365,11 @@ ENGLISH: dict[str, tuple[str, str, str]] = {
         "Before that there are blots: the model is not broken, but not yet trained.",
         "A longer `--time`, a smaller `--size`, or of images of your own a smaller `--preset`",
     ),
+    "few-steps": (
+        "The run took {steps:,} steps, at {pace:.2g} steps/s; {enough} or more draw something.",
+        "Before that there are blots: the model is not broken, but not yet trained.",
+        "Train on: `sfumato train {run} --steps 1000`; the more steps the better",
+    ),
     "by-heart": (
         "{weights:,} weights see {images:,} images {passes:,.0f} times.",
         "They have room for every image, and will draw copies.",

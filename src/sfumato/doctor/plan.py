@@ -86,7 +86,8 @@ def check_budget(
         reached = int(train.seconds / seconds)
     if reached < FEW_STEPS:
         severity = WRONG if reached < FEW_STEPS / 6 else RISK
-        yield found("budget-few-steps", severity, steps=reached, enough=FEW_STEPS, pace=pace)
+        seen = {"steps": reached, "enough": FEW_STEPS, "pace": pace}
+        yield found("budget-few-steps" if ended is None else "few-steps", severity, **seen)
 
 
 def planned_steps(train: TrainConfig) -> int | None:
