@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sfumato.networks import UNetConfig, exactness
-from sfumato.networks.exactness import defined, error_of, few, met, worst_convolution
+from sfumato.networks.exactness import Error, defined, error_of, few, met, worst_convolution
 from sfumato.networks.winograd import TILES
 
 
@@ -38,6 +38,28 @@ def test_the_worst_of_a_network_is_a_few_roundings_and_nothing_else_changes():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_worst_is_the_largest_of_all_and_a_few_images_are_tried(monkeypatch):
+    tried = {}
+
+    def noted(layer, shape):
+        tried[shape] = layer
+        return Error(1 / layer.out_channels + 1 / shape[2], str(shape))
+
+    monkeypatch.setattr(exactness, "error_of", noted)
+    small, large = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 2, 3)
+    images = [torch.zeros(500, 1, side, side) for side in (8, 40)]
+
+    def both():
+        for layer in (large, small):
+            for x in images:
+                assert not layer(x).any()  # nothing is computed
+
+    worst = worst_convolution(nn.ModuleList([small, large]), both)
+    assert worst.share == 1 / 2 + 1 / 8
+    assert set(tried) == {(few(tuple(x.shape)), *x.shape[1:]) for x in images}
+    assert len(list(met(small, lambda: [small(x) for x in images]))) == 2
 
 
 def test_a_network_without_convolutions_has_no_worst():
@@ -82,10 +104,12 @@ def test_one_gradient_that_is_wrong_is_enough(monkeypatch, part):
 
 
 def test_weights_that_are_zeros_are_tried_as_others_and_each_time_alike():
-    layer, shape = nn.Conv2d(8, 8, 3, padding=1), (4, 8, 6, 6)
+    layer, shape = nn.Conv2d(8, 8, 3, padding=1, bias=False), (4, 8, 6, 6)
     first = error_of(layer, shape)
     nn.init.zeros_(layer.weight)
-    assert error_of(layer, shape) == first
+    torch.randn(3)
+    with torch.no_grad():
+        assert error_of(layer, shape) == first
     assert not layer.weight.any()
     assert first.words == "3 x 3, 8 to 8 channels at 6 x 6"
 

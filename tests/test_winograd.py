@@ -143,6 +143,7 @@ LEFT_ALONE = {
     "a step": nn.Conv2d(32, 32, 3, stride=2, padding=1),
     "no border": nn.Conv2d(32, 32, 3),
     "a wider view": nn.Conv2d(32, 32, 3, padding=2, dilation=2),
+    "a wider view of the same border": nn.Conv2d(32, 32, 3, padding=1, dilation=2),
     "groups": nn.Conv2d(32, 32, 3, padding=1, groups=2),
     "another border": nn.Conv2d(32, 32, 3, padding=1, padding_mode="circular"),
     "another size": nn.Conv2d(32, 32, 5, padding=1),
@@ -189,6 +190,30 @@ def test_only_the_gradients_that_are_wanted_are_made(monkeypatch, wanted):
         monkeypatch.setattr(winograd, "_of_pixels", refuse)
     convolve(layer, x).backward(upward)
     assert torch.equal(given[wanted].grad, exact)
+
+
+@needs_c
+def test_so_many_tiles_and_no_fewer_are_worth_it():
+    layer, most = nn.Conv2d(32, 32, 3, padding=1), winograd.TILES
+    for size, factor, tiles in (((8, 8), 1, 16), ((7, 7), 1, 16), ((4, 4), 2, 16), ((5, 5), 2, 25)):
+        enough = -(-most // tiles)
+        assert winograd.fits(layer, torch.zeros(enough, 32, *size), factor)
+        assert not winograd.fits(layer, torch.zeros(enough - 1, 32, *size), factor)
+
+
+@needs_c
+def test_the_gradient_of_a_bias_alone_is_summed_in_float32():
+    """8 images of 64 ones: 512 and a half are no bfloat16."""
+    if torch.bfloat16 not in types():
+        pytest.skip("no bfloat16 here")
+    layer, x, upward = case(SHAPES[0])
+    layer.weight.requires_grad_(False)
+    upward[:] = 1.0
+    upward[0, :, 0, 0] = 1.5
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolve(layer, x)
+    y.backward(upward.to(y.dtype))
+    assert layer.bias.grad.tolist() == [512.5] * 48
 
 
 @needs_c
