@@ -23,6 +23,7 @@ import venv
 ROOT = pathlib.Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+ACTIVATE = r".venv\Scripts\activate" if os.name == "nt" else "source .venv/bin/activate"
 TORCH = "2.13.0"  # the release that the tests run on; the package itself accepts a range
 TESTS = ["pytest", "-n", "auto", "--dist", "loadfile"]  # a process a core, a file to a process
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], TESTS)
@@ -96,14 +97,15 @@ def main():
     extras, commands = COMMANDS[name]
     setup(extras)
     if name == "shell":
-        activate = r".venv\Scripts\activate" if os.name == "nt" else "source .venv/bin/activate"
-        print("Everything is installed. Activate it:", activate)
+        print("Everything is installed. Activate it:", ACTIVATE)
     rest = sys.argv[2:]
     for i, command in enumerate(commands):
         arguments = rest if i == len(commands) - 1 else []
         result = subprocess.run([str(PYTHON), "-m", *command, *arguments], cwd=ROOT)
         if result.returncode:
             sys.exit(result.returncode)
+    if name == "demo":
+        print(f"To type sfumato as above: {ACTIVATE}  (or: python3 go.py sfumato ...)")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What the doctor says can be typed as it stands: names are filled in, and every command parses."""
 
+# ruff: noqa: RUF001  (full-width punctuation is right in Chinese)
+
 import json
 import re
 import shlex
@@ -20,7 +22,7 @@ from sfumato.doctor.finding import NOTE, RISK, WRONG, Finding, found
 from sfumato.doctor.naming import Names, names_of_data, names_of_run, names_of_settings, twice
 from sfumato.doctor.record import words_of, words_on_run
 from sfumato.doctor.run import check_log
-from sfumato.doctor.words import TEXTS, said
+from sfumato.doctor.words import OF_RUN, TEXTS, said
 from sfumato.folder import DataCard, append_metrics, write_card
 from sfumato.kinds import dumps
 from sfumato.parsing import parse
@@ -197,7 +199,7 @@ def test_the_last_lines_of_a_run_are_a_line_a_finding(tmp_path):
     ]
     told = json.loads(record.as_text(record.record_of("a", findings, "en", NAMES["a run"])))
     lines = words_of(told, "a").split("\n")
-    assert lines[0] == "The doctor says of it: this may spoil the run."
+    assert lines[0] == "The doctor says of it: something may be wrong with it."
     assert [line[:8] for line in lines if line.startswith("  ") and line[2] != " "] == [
         *("  risk  ", "  risk  ", "  note  ", "  1 more"),
     ]
@@ -209,7 +211,9 @@ def test_the_last_lines_of_a_run_are_a_line_a_finding(tmp_path):
 
 def test_chinese_lines_are_no_wider_than_the_others():
     finding = found("improving", NOTE, before=80, step=120, low=0.1, middle=0.1, high=0.2)
-    text = as_text("a", [finding, Finding("flat", NOTE, finding.facts)], "zh", NAMES["a run"])
+    both = [finding, Finding("flat", RISK, finding.facts)]
+    text = as_text("a", both, "zh", NAMES["a run"], OF_RUN)
+    assert text.endswith("a: 可能有问题（1 项风险）")
     assert max(map(cells, text.split("\n"))) <= 100
 
 

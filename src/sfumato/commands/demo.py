@@ -8,6 +8,7 @@ from ..folder import read_metrics
 from ..page import write_page
 from ..planning import plan
 from ..trainer import Trainer
+from ..wrapping import wrapped
 from .sample import film_of_run
 
 ENOUGH_STEPS = 500  # before it some digits are blots
@@ -29,10 +30,8 @@ def run_demo(args: Demo) -> None:
         write_page(folder)
         step = read_metrics(folder)[-1]["step"]
         if step < ENOUGH_STEPS:
-            reporter.say(
-                f"These are early drawings, after {step:,} steps. On a slow or busy machine "
-                "give it more time: sfumato demo --time 10m"
-            )
+            early = f"These are early drawings, after {step:,} steps. On a slow or busy machine"
+            reporter.say(wrapped(f"{early} give it more time: `sfumato demo --time 10m`"))
         reporter.say(
             f"Look at {folder / 'samples.png'}: ten rows, a digit a row, none of them real."
         )

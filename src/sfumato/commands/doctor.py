@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from ..doctor import Finding, look_at_data, look_at_plan, look_at_run, record, v
 from ..doctor.finding import RISK, WRONG
 from ..doctor.machine import this_machine
 from ..doctor.naming import Names, names_of_data, names_of_run, names_of_settings
-from ..doctor.words import HEALTHY, RUN_TOO, SEVERITIES, language, said, unknown
+from ..doctor.words import COUNTED, HEALTHY, OF_RUN, RUN_TOO, SEVERITIES, language, said, unknown
 from ..folder import find
 from ..kinds import loads, read_run
 from ..page import write_page
 from ..places import is_data, near_things
 from ..recipes import recipe_at
 from ..wrapping import wrapped
+
+Verdicts = Mapping[str, Mapping[str, str]]  # by language, by the worst severity
 
 
 def run_doctor(args: Doctor) -> None:
@@ -35,7 +37,7 @@ def run_doctor(args: Doctor) -> None:
     if args.json:
         print(record.as_text(record.record_of(args.thing, findings, lang, names)))
     else:
-        print(as_text(args.thing, findings, lang, names))
+        print(as_text(args.thing, findings, lang, names, HEALTHY if folder is None else OF_RUN))
         if config is not None and run_at(args.thing) is not None:
             print(wrapped(RUN_TOO[lang].format(shlex.quote(str(run_at(args.thing))))))
     if folder is not None:
@@ -89,7 +91,9 @@ def leave(folder: Path, findings: Sequence[Finding], lang: str) -> None:
         print(f"The run's page does not show this: {error}", file=sys.stderr)
 
 
-def as_text(thing: str, findings: Sequence[Finding], lang: str, names: Names) -> str:
+def as_text(
+    thing: str, findings: Sequence[Finding], lang: str, names: Names, verdicts: Verdicts
+) -> str:
     """A paragraph a finding, the worst first, and the verdict."""
     lines, pad = [], " " * 4
     for finding in findings:
@@ -101,15 +105,16 @@ def as_text(thing: str, findings: Sequence[Finding], lang: str, names: Names) ->
             wrapped(words.do, first=f"{pad}-> ", rest=f"{pad}   "),
             "",
         ]
-    return "\n".join([*lines, wrapped(line_of_verdict(thing, findings, lang), rest=pad)])
+    return "\n".join([*lines, wrapped(line_of_verdict(thing, findings, lang, verdicts), rest=pad)])
 
 
-def line_of_verdict(thing: str, findings: Sequence[Finding], lang: str) -> str:
+def line_of_verdict(thing: str, findings: Sequence[Finding], lang: str, verdicts: Verdicts) -> str:
     """One line: the thing, the verdict and how many findings of each kind there are."""
+    whole, each, between = COUNTED[lang]
     counts = [
-        f"{number} {SEVERITIES[lang][severity]}"
+        each.format(number, SEVERITIES[lang][severity])
         for severity in (WRONG, RISK)
         if (number := sum(finding.severity == severity for finding in findings))
     ]
-    told = f" ({', '.join(counts)})" if counts else ""
-    return f"{thing}: {HEALTHY[lang][verdict(findings)]}{told}"
+    told = whole.format(between.join(counts)) if counts else ""
+    return f"{thing}: {verdicts[lang][verdict(findings)]}{told}"

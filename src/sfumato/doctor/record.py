@@ -16,7 +16,7 @@ from .checks import REFUSED, look_at_run
 from .finding import NOTE, Finding, verdict
 from .machine import this_machine
 from .naming import Names, names_of_run
-from .words import ASKED, HEALTHY, MORE, NOT_ASKED, SEVERITIES, language, said
+from .words import ASKED, MORE, NOT_ASKED, OF_RUN, SEVERITIES, language, said
 
 FILE = "doctor.json"
 SHOWN = 3  # of what is wrong or at risk, in a run's last lines
@@ -76,7 +76,7 @@ def words_of(record: Record, folder: str) -> str:
     found, lang = record["findings"], record["lang"]
     bad = [finding for finding in found if finding["severity"] != NOTE]
     shown = [*bad[:SHOWN], *[finding for finding in found if finding["severity"] == NOTE][:1]]
-    lines = [ASKED[lang].format(HEALTHY[lang][record["verdict"]])]
+    lines = [ASKED[lang].format(OF_RUN[lang][record["verdict"]])]
     for finding in shown:
         head = f"  {SEVERITIES[lang][finding['severity']]}  "
         lines.append(wrapped(f"{finding['seen']} [{finding['code']}]", first=head, rest=PAD))

@@ -39,6 +39,15 @@ def language(asked: str | None) -> str:
     return "zh" if os.environ.get("LANG", "").startswith("zh") else "en"
 
 
+OF_RUN = {  # which has begun, and can't be ruined any more
+    "en": {
+        WRONG: "something is wrong with it",
+        RISK: "something may be wrong with it",
+        "healthy": HEALTHY["en"]["healthy"],
+    },
+    "zh": {WRONG: "有问题", RISK: "可能有问题", "healthy": HEALTHY["zh"]["healthy"]},
+}
+COUNTED = {"en": (" ({})", "{} {}", ", "), "zh": ("（{}）", "{} 项{}", "，")}
 ASKED = {"en": "The doctor says of it: {}.", "zh": "医生看过后说：{}。"}
 NOT_ASKED = {
     "en": "The doctor was not asked about it: `sfumato doctor {}`",
