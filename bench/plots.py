@@ -169,7 +169,7 @@ def imports(parts: Parts) -> Figure:
 
 def samplings(parts: Parts) -> Figure:
     """Distance of each sampler, nearest first, with its seconds; a line marks 35 calls."""
-    (part,) = parts.values()
+    part = parts["sampling"]
     rows = sorted(part.rows, key=lambda row: row.facts["distance"])
     colours = {"reference": GREY, "tuned": BLUE, "fixed": ORANGE}
     made, (axis,) = figure(7.2, 0.8 + 0.26 * len(rows))

@@ -13,8 +13,15 @@ INTRO = (
 WANTED = 1.15
 
 
+NEAREST = 3  # fixed solvers of each number of calls that are shown
+
+
 def body(parts: Mapping[str, Part]) -> str:
-    (part,) = parts.values()
+    found = [timed(parts["sampling"])] if "sampling" in parts else []
+    return "\n\n".join([*found, *([by_calls(parts["calls"])] if "calls" in parts else [])])
+
+
+def timed(part: Part) -> str:
     base = next(row for row in part.rows if row.facts["kind"] == "reference")
     count = f"s for {part.settings['images']:,} images"
     head = ["", "calls", count, "distance", "times that of 35 calls"]
@@ -53,3 +60,42 @@ def words_of(part: Part) -> str:
         f"{WANTED}) and {short['times_faster']:.1f} times as fast; the best fixed solver of as "
         f"many calls, {short['best_fixed']}, is at {short['best_fixed_to_reference']:.2f} times."
     )
+
+
+def by_calls(part: Part) -> str:
+    """The tuned sampler of each number of calls, and the fixed ones that come nearest by either."""
+    head = ["", "calls", "distance", "more than the tuned", "off the teacher"]
+    counts = sorted({row.facts["calls"] for row in part.rows})
+    rows = [cells(row) for calls in counts for row in shown(part, calls)]
+    short = part.more
+    floor = "" if short["floor"] is None else f"; the floor is {short['floor']:.2f}"
+    return (
+        f"Few calls, {part.settings['images']:,} images of the same seeds by all. The teacher's "
+        f"own distance is {short['teacher']:.2f} ± {short['teacher_error']:.2f}{floor}. Off: root "
+        "mean square of the pixels' difference from the teacher's, in [-1, 1]. Errors of "
+        f"differences are those of pairs.\n\n{table(head, rows)}{again(part)}"
+    )
+
+
+def shown(part: Part, calls: int) -> list[Row]:
+    """The tuned one, then the NEAREST fixed ones by distance and the one least off."""
+    rows = [row for row in part.rows if row.facts["calls"] == calls]
+    others = sorted(rows, key=lambda row: row.facts["distance"])
+    others = [row for row in others if row.facts["kind"] == "fixed"]
+    kept = others[:NEAREST]
+    least = min(others, key=lambda row: row.facts["off"])
+    tuned = [row for row in rows if row.facts["kind"] == "tuned"]
+    return [*tuned, *kept, *([] if least in kept else [least])]
+
+
+def cells(row: Row) -> list[str]:
+    facts = row.facts
+    tuned = facts["kind"] == "tuned"
+    name = row.name.rpartition(",")[0]
+    return [
+        f"**{name}**" if tuned else name,
+        str(facts["calls"]),
+        f"{facts['distance']:.2f} ± {facts['error']:.2f}",
+        "" if tuned else f"{facts['more']:+.2f} ± {facts['more_error']:.2f}",
+        f"{facts['off']:.4f}",
+    ]

@@ -37,6 +37,10 @@ def part(case: str, *rows: Row, more: dict | None = None, **settings: object) ->
     return Part(case, f"python -m bench x --only {case}", MACHINE, settings, rows, more or {})
 
 
+def apart(distance: float, more: float) -> dict:
+    return {"distance": distance, "error": 0.1, "more": more, "more_error": 0.04}
+
+
 def ceiling(case: str, times: float = 1.0) -> Part:
     rates = {("fp32", "forward"): 2, ("fp32", "backward"): 1, ("bf16", "forward"): 4}
     rates |= {("bf16", "backward"): 2}
@@ -78,6 +82,16 @@ def all_parts() -> dict[str, list[Part]]:
             ("lms", "fixed", 6, 2.0, {"distance": 3.0, "error": 0.2}),
         )
     ]
+    few = [
+        Row(f"{name}, {calls}", (1.0,), 1000, "images", 0.0, {"calls": calls, **facts})
+        for calls in (4, 8)
+        for name, facts in (
+            ("tuned", {"kind": "tuned", "off": 0.05, **apart(1.5, 0.0)}),
+            ("far", {"kind": "fixed", "off": 0.04, **apart(9.0, 7.5)}),
+            *((f"near{i}", {"kind": "fixed", "off": 0.1, **apart(2.0, 0.5)}) for i in range(4)),
+        )
+    ]
+    teacher = {"teacher": 1.4, "teacher_error": 0.1, "floor": None}
     drawn = {"images": 1000, "run": "x", "step": 9, "precision": "bf16", "reference": "test images"}
     short = {**in_short(samplers), "floor": 0.4}
     drawn |= {"guidance": 1.5, "guidance_from": 0.3, "guidance_to": None}
@@ -92,7 +106,10 @@ def all_parts() -> dict[str, list[Part]]:
             part("folder", FAST, more=waits, steps_a_round=4, **words),
             part("cold", FAST, more={"lines": 2, "first_lines": ["reading images: 5"]}, **words),
         ],
-        "sampling": [part("sampling", *samplers, more=short, measure="Frechet", **drawn)],
+        "sampling": [
+            part("sampling", *samplers, more=short, measure="Frechet", **drawn),
+            part("calls", *few, more=teacher, images=1000),
+        ],
         "startup": [part("startup", FAST, more={"imports": {"torch": 1.2, "numpy": 0.1}})],
         "scale": [
             part("resolution", *axis, more=fits, axis="side"),
@@ -200,6 +217,11 @@ def test_the_page_says_what_the_files_say(tmp_path):
     assert "| **tuned (a)** | 6 | 2.00 [2.00, 2.00] | 2.20 ± 0.10 | 1.10 |" in text
     assert "**1.10** times the distance of 35 calls (wanted: 1.15) and 4.0 times as fast" in text
     assert "lms, is at 1.50 times." in text
+    assert "| **tuned** | 4 | 1.50 ± 0.10 |  | 0.0500 |" in text
+    assert "| near0 | 8 | 2.00 ± 0.10 | +0.50 ± 0.04 | 0.1000 |" in text
+    assert "| far | 4 | 9.00 ± 0.10 | +7.50 ± 0.04 | 0.0400 |" in text  # it is least off
+    assert "near3" not in text
+    assert "distance is 1.40 ± 0.10. Off:" in text
     every = [one for parts in all_parts().values() for one in parts]
     assert [one.command for one in every if f"\n{one.command}\n" not in text] == []
     pictures = re.findall(r"\]\((pictures/[^)]+)\)", text)

@@ -14,6 +14,7 @@ from sfumato.measuring import (
     class_accuracy,
     class_balance,
     frechet,
+    frechet_difference,
     frechet_estimate,
     kernel_distance,
     memory,
@@ -92,6 +93,27 @@ def test_the_jackknifes_error_is_that_of_other_draws():
     spread = torch.tensor([estimate.mean for estimate in found]).std().item()
     told = sum(estimate.error for estimate in found) / len(found)
     assert told == pytest.approx(spread, rel=0.25)
+
+
+def test_a_difference_of_pairs_is_the_difference_and_knows_what_pairs_share():
+    """Its error is the spread over draws, far below that of either; of a set to itself it is 0."""
+    reference, found, alone = Moments.of(normal(4000, 4, seed=999)), [], []
+    for seed in range(40):
+        one = normal(200, 4, seed=seed)
+        found.append(frechet_difference(one * 1.1, one, reference))
+        alone.append(frechet_estimate(one, reference))
+        distances = [frechet_estimate(rows, reference).mean for rows in (one * 1.1, one)]
+        assert found[-1].mean == pytest.approx(distances[0] - distances[1], abs=1e-12)
+    spread = torch.tensor([each.mean for each in found]).std().item()
+    assert sum(each.error for each in found) / 40 == pytest.approx(spread, rel=0.3)
+    of_independent = 2**0.5 * sum(each.error for each in alone) / 40
+    assert spread < 0.8 * of_independent
+    assert frechet_difference(one, one, reference) == Estimate(0.0, 0.0)
+
+
+def test_a_difference_wants_pairs():
+    with pytest.raises(ValueError, match="3 and 4 images: pairs are wanted"):
+        frechet_difference(normal(3, 2), normal(4, 2), Moments.of(normal(9, 2)))
 
 
 def test_what_has_no_distance_says_why():

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 LEVEL = 2 / 255
-WEIGHT = 4.0
+WEIGHT = 2.5
 LEAST = 1e-12  # a mean square, so that the root of none has a gradient
 VALUES = 2**22  # of the data that are sorted, at most
 

@@ -132,17 +132,39 @@ def frechet_estimate(features: Tensor, reference: Moments, blocks: int = BLOCKS)
     The error is the jackknife's: of d^2 without each of `blocks` random parts in turn. A bootstrap
     would not do, since images that come twice make the set poorer and the distance larger.
     """
+    value, without = _without_each(features, reference, blocks)
+    return Estimate(value, _jackknife(without) if len(without) > 1 else float("inf"))
+
+
+def frechet_difference(
+    first: Tensor, second: Tensor, reference: Moments, blocks: int = BLOCKS
+) -> Estimate:
+    """d^2 of first less d^2 of second, (N, D) both, where row i of both is of one seed and class.
+
+    The error is the jackknife's that leaves the same rows out of both: what pairs share cancels.
+
+    Raises: ValueError where they differ in number.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} images: pairs are wanted.")
+    (value, without), (other, without_other) = (
+        _without_each(features, reference, blocks) for features in (first, second)
+    )
+    error = _jackknife(without - without_other) if len(without) > 1 else float("inf")
+    return Estimate(value - other, error)
+
+
+def _without_each(features: Tensor, reference: Moments, blocks: int) -> tuple[float, Tensor]:
+    """(d^2 of all, d^2 without each of the blocks, (B,) float64): the same rows for the same N."""
     parts = _parts(features, min(blocks, len(features) // 2))
     moments = [Moments.of(part) for part in parts]
     known = root(reference)
     value = _gaussians_apart(reduce(Moments.merged, moments), reference, known)
-    if len(moments) < 2:
-        return Estimate(value, float("inf"))
     without = [
         _gaussians_apart(reduce(Moments.merged, moments[:i] + moments[i + 1 :]), reference, known)
-        for i in range(len(moments))
+        for i in range(len(moments) if len(moments) > 1 else 0)
     ]
-    return Estimate(value, _jackknife(torch.tensor(without, dtype=torch.float64)))
+    return value, torch.tensor(without, dtype=torch.float64)
 
 
 def _parts(features: Tensor, count: int) -> list[Tensor]:

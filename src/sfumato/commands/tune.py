@@ -6,7 +6,7 @@ training images say which levels there are (aim.py); where they are gone only th
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..data import ImageData, spread
 from ..denoiser import Cond, Denoiser
 from ..devices import pick_device
 from ..generation import wrapped
-from ..grids import KarrasGrid
+from ..grids import Grid, KarrasGrid
 from ..kinds import to_dict
 from ..loading import Loaded, load_run
 from ..pictures import grid, save_png
@@ -56,7 +56,8 @@ SURVEY_BY, REFINE_BY = 0.35, 0.875  # shares of the time by which these stages e
 LEAST_REFINING = 0.4  # share of the time that the gradient has in any case
 LEARN_SEED, APART_SEED, JUDGE_SEED = 1_000_000, 2_000_000, 3_000_000  # far from those people type
 AT_ONCE = 16  # images of the teacher drawn together; of the first of them the path is kept
-STARTS = 4  # tables of the survey whose weights are fitted
+STARTS = 3  # tables that the gradient begins with
+HEAT = 0.1  # share of its time that each of them has before the best goes on
 GRIDS_EACH = 2  # of a fixed solver that are judged; the better one counts
 REAL = 1000  # images of the data that say which levels there are
 COLUMNS = 10
@@ -253,11 +254,22 @@ class Stages:
         rivals = surveyed(
             self.denoiser, few, self.calls, notice, late=lambda: time.monotonic() > end
         )
-        start = cheapest(self.denoiser, apart, starts(self.denoiser, rivals, learn, path), aim)
+        begins = starts(self.denoiser, rivals, learn, path, apart, aim)
         last = max(begun + REFINE_BY * budget, time.monotonic() + LEAST_REFINING * budget)
-        return self.refined(learn, apart, start, aim, last), rivals, aim
+        return self.refined(learn, apart, begins, aim, last), rivals, aim
 
-    def refined(self, learn: Pairs, apart: Pairs, start: Table, aim: Aim, end: float) -> Table:
+    def refined(
+        self, learn: Pairs, apart: Pairs, begins: list[Table], aim: Aim, end: float
+    ) -> Table:
+        """Each start for a HEAT of the time, then the best of them: there are local minima."""
+        begun = time.monotonic()
+        heats = [
+            self.raced(learn, apart, table, aim, begun + (end - begun) * HEAT * (i + 1))
+            for i, table in enumerate(begins)
+        ]
+        return self.raced(learn, apart, cheapest(self.denoiser, apart, heats, aim), aim, end)
+
+    def raced(self, learn: Pairs, apart: Pairs, start: Table, aim: Aim, end: float) -> Table:
         begun = time.monotonic()
 
         def done(step: int) -> float:
@@ -297,21 +309,27 @@ def missed_by(aim: Aim, sets: Mapping[str, Tensor], wanted: Tensor) -> dict[str,
 
 
 def starts(
-    denoiser: Denoiser, rivals: list[Rival], learn: Pairs, path: list[Point]
-) -> Iterator[Table]:
-    """The nearest fixed solvers as tables, each as it is and with its weights fitted."""
-    process, made = denoiser.process, 0
+    denoiser: Denoiser,
+    rivals: list[Rival],
+    learn: Pairs,
+    path: list[Point],
+    apart: Pairs,
+    aim: Aim,
+) -> list[Table]:
+    """The cheapest STARTS: each the nearest fixed solver of another grid, or the same fitted."""
+    process, found = denoiser.process, dict[Grid, Table]()
     few = learn.at(torch.arange(len(path[0].x)))
     for rival in rivals:
+        if rival.grid in found:
+            continue
         try:
             table = table_of(rival.solver, process, rival.grid(process, rival.steps))
         except ValueError:  # Heun's two calls at one time; the next one has a table
             continue
-        yield table
-        yield fitted_rows(denoiser, few.noise, few.cond, table, partial(on_path, path, process))
-        made += 1
-        if made == STARTS:
-            return
+        target = partial(on_path, path, process)
+        both = [table, fitted_rows(denoiser, few.noise, few.cond, table, target)]
+        found[rival.grid] = cheapest(denoiser, apart, both, aim)
+    return sorted(found.values(), key=lambda table: cost(denoiser, apart, table, aim))[:STARTS]
 
 
 def cheapest(denoiser: Denoiser, apart: Pairs, tables: Iterable[Table], aim: Aim) -> Table:
