@@ -2,10 +2,14 @@
 
 import json
 import math
+import subprocess
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 
+import sfumato
+from sfumato import results
 from sfumato.features import UNKNOWN
 from sfumato.results import (
     Drawing,
@@ -90,7 +94,19 @@ def test_what_is_no_result_is_refused():
             from_json(wrong)
 
 
-def test_the_version_is_this_programs():
-    import sfumato
+def test_the_version_is_this_programs_with_its_commit_where_it_is_known(monkeypatch, tmp_path):
+    asked = []
 
-    assert version().startswith(sfumato.__version__)
+    def git(words, check, text, **rest):
+        asked.append((words, check, text))
+        if len(asked) > 1:
+            raise subprocess.CalledProcessError(128, words)
+        return SimpleNamespace(stdout="abc1234-dirty\n")
+
+    monkeypatch.setattr(results.subprocess, "run", git)
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "src" / "sfumato" / "results.py"))
+    assert version() == sfumato.__version__  # installed: no tree, and none is asked
+    (tmp_path / ".git").mkdir()
+    assert version() == f"{sfumato.__version__} (abc1234-dirty)"
+    assert asked == [(["git", "-C", str(tmp_path), "describe", "--always", "--dirty"], True, True)]
+    assert version() == f"{sfumato.__version__} (commit unknown)"
