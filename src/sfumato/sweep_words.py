@@ -48,12 +48,16 @@ def best_drawn(rows: Sequence[Found]) -> list[Found]:
 
 
 def alike(first: Found, others: Sequence[Found]) -> list[str]:
-    """The names of those whose quality the errors can't tell from the first's."""
+    """The names of those whose quality the errors can't tell from the first's.
+
+    With the guidance where it is another one.
+    """
     names = []
     for row in others:
+        other = row["guidance"] != first["guidance"]
         gap = row["quality"]["value"] - first["quality"]["value"]
         if gap < 2 * (row["quality"]["error"] ** 2 + first["quality"]["error"] ** 2) ** 0.5:
-            names.append(row["sampler"])
+            names.append(row["sampler"] + f" at guidance {row['guidance']:g}" * other)
     return names
 
 
@@ -132,8 +136,8 @@ def nearest_words(record: Record, calls: int, scale: float) -> list[str]:
     rows = nearest(of(record["rows"], calls=calls, guidance=scale))
     if not rows:
         return [f"{calls} calls, guidance {scale:g}: no solver stayed within them."]
-    best = rows[0]
-    same = [r["sampler"] for r in rows[1:] if r["sampler"] in (best.get("ties") or ())]
+    best, ties, least = rows[0], rows[0].get("ties") or (), record["floor"][f"{scale:g}"]
+    same = [r["sampler"] for r in rows[1:] if r["sampler"] in ties or r["distance"] <= least]
     tie = f"; {', '.join(same)} can't be told from it" if same else ""
     error = "" if best["error"] is None else f" ± {best['error']:.2g}"
     return [
