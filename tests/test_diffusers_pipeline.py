@@ -271,6 +271,7 @@ def test_every_setting_of_the_schedulers_is_known_with_its_default() -> None:
         (DPM, "solver_order", 4),
         (DPM, "lower_order_final", False),
         (DPM, "algorithm_type", "dpmsolver"),
+        (DPM, "variance_type", "learned"),
         ("UniPCMultistepScheduler", "predict_x0", False),
         ("UniPCMultistepScheduler", "disable_corrector", [0]),
         ("DEISMultistepScheduler", "timestep_spacing", "linspace"),
@@ -285,6 +286,36 @@ def test_what_has_no_counterpart_is_refused_by_name(name: str, key: str, value: 
     with pytest.raises(ValueError, match="has no counterpart here") as refused:
         read_schedule(settings)
     assert f"{key} = {value!r}" in str(refused.value)
+
+
+IDLE = {  # in diffusers too: of thresholds, flows and shifts that are off, of other spacings
+    *("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "time_shift_type"),
+    *("steps_offset", "euler_at_final"),
+}
+
+
+def another(value: Any) -> Any:
+    if isinstance(value, float):
+        return value / 2 if abs(value) < float("inf") else -5.0
+    others = {bool: lambda: not value, int: lambda: value + 1, list: lambda: [0], str: lambda: "x"}
+    return others.get(type(value), lambda: 0.5)()
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_no_setting_is_passed_over_in_silence(name: str) -> None:
+    """Each changes what is read, or is refused by its name."""
+    plain = {"_class_name": name, **({} if name in (DDPM, DDIM_) else TRAILING)}
+    plain["prediction_type"] = "v_prediction"  # is defined without signal as well
+    before, unheard = read_schedule(plain), set()
+    for key, value in DEFAULTS[name].items():
+        try:
+            heard = read_schedule({**plain, key: another(value)}) != before
+        except ValueError as error:
+            heard = f" {key} = " in str(error)
+        if not heard:
+            unheard.add(key)
+    idle = IDLE - {"steps_offset"} if name in (DDPM, DDIM_) else IDLE  # their spacing is leading
+    assert unheard == idle & DEFAULTS[name].keys()
 
 
 def test_noise_predicted_where_no_signal_is_left_is_refused() -> None:

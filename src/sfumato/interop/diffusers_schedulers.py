@@ -134,6 +134,11 @@ def sampling_of(name: str, settings: Mapping[str, Any]) -> SamplingConfig:
     else:
         spacings = {"trailing": None, **({"leading": None} if name in ON_RATIO else {})}
         choice(settings, "timestep_spacing", spacings, FILE)
+        if (
+            "variance_type" in settings
+        ):  # of a scheduler that it was made from: only the learned count
+            unread = dict.fromkeys((None, "fixed_large_log", *VARIANCES))
+            choice(settings, "variance_type", unread, FILE)
         solver, steps = SOLVERS[name](settings), 25
     if settings["steps_offset"] and settings["timestep_spacing"] == "leading":
         steps = min(steps, total // 2)  # a stride of 1 has no room for an offset
