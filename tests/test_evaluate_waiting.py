@@ -1,6 +1,7 @@
 """sfumato evaluate --samples: nobody waits for what was not asked for, or is known already."""
 
 import json
+import shutil
 
 import pytest
 
@@ -29,14 +30,17 @@ def test_distances_are_not_made_to_wait_for_the_bound(sfumato, root, monkeypatch
 
 
 def test_the_judge_of_the_same_images_is_trained_once(evaluate, root, monkeypatch):
-    evaluate("--samples", "8")
+    shutil.rmtree(root / "home/judges", ignore_errors=True)
+    assert "training a judge" in evaluate("--samples", "8")[2]
     assert any((root / "home/judges").iterdir())
 
     def never(*given, **more):
         raise AssertionError("trained again")
 
     monkeypatch.setattr("sfumato.judge_cache.train_judge", never)
-    assert NAME in evaluate("--samples", "8")[0]
+    by_name, _, text = evaluate("--samples", "8")
+    assert NAME in by_name
+    assert "training a judge" not in text
 
 
 def test_the_table_fits_where_the_terminal_is_narrow():

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from sfumato.doctor.words import TEXTS
-from sfumato.wrapping import cells, for_reader, paragraphs, wrapped
+from sfumato.wrapping import cells, for_reader, paragraphs, prose, wrapped
 
 TOLD = [text for texts in TEXTS.values() for words in texts.values() for text in words]
 
@@ -47,6 +47,11 @@ def test_errors_are_wrapped_for_a_terminal_and_whole_in_a_log(monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     assert max(map(len, for_reader(text).split("\n"))) == 59
+
+
+def test_tables_and_commands_stay_as_they_are():
+    text = "one two three\n  a      b\n\n  sfumato sample runs/a"
+    assert prose(text, 9) == "one two\nthree\n  a      b\n\n  sfumato sample runs/a"
 
 
 def test_lines_keep_their_own_indent():

@@ -13,11 +13,7 @@ from .flags import Count, Device, Folder, RunName, Text, shown
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run on images it was not trained on, or with --samples the images that it draws.
-
-    Without --samples: held-out losses and bits per dimension, which take minutes (time left is
-    told). With it: distances, precision, recall, copies, colours; bits only if --bits is given.
-    """
+    """Measure a run: losses, bits per dimension; with --samples N also the images it draws."""
 
     run: RunName
     """A run's folder, its name in runs/, or 'last'."""
@@ -34,7 +30,8 @@ class Evaluate:
     flow: bool = False
     """Also the bits of the probability-flow ODE, for continuous processes; slow."""
     samples: Count = None
-    """Draw so many images, by the run's own sampler, and measure them beside real ones."""
+    """Draw so many images, by the run's own sampler, and measure them beside real ones: distances,
+    precision, recall, copies, colours. The bits, which take minutes, are then left out."""
     features: Text = None
     """What drawn images are compared by: auto, mnist, fashion, efficientnet, inception or judge."""
     weights: Folder = None

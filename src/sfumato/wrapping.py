@@ -62,6 +62,12 @@ def paragraphs(text: str, width: int | None = None) -> str:
     return "\n".join(made)
 
 
+def prose(text: str, width: int | None = None) -> str:
+    """Each line that is not indented wrapped; tables and commands, which are, as they came."""
+    lines = text.split("\n")
+    return "\n".join(line if line[:1] in ("", " ") else wrapped(line, width) for line in lines)
+
+
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
     """(the space before, what may not be broken), in order."""
     for word in _WORD.findall(text):

@@ -75,8 +75,11 @@ def measure_drawn(subject: Subject, compared: tuple[str, Real]) -> Drawn:
 def network_of(subject: Subject, known: ImageData) -> Features:
     args = subject.args
     name = args.features or "auto"
+    name = fitting(known) if name == "auto" else name
+    if name == "judge" and not judges().path(known, subject.device).exists():
+        subject.say("training a judge, a small network of these images; it is kept for next time")
     return features_of(
-        fitting(known) if name == "auto" else name,
+        name,
         subject.device,
         args.weights,
         known,

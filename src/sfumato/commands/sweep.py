@@ -47,6 +47,7 @@ from ..sweeping import (
 )
 from ..tuned_runs import check_plain, find_tuned
 from ..tuning import Pairs
+from ..wrapping import prose
 from .sweep_quality import Judge, judge_of
 from .tune import AT_ONCE, asked_of, noise_of, seconds_a_call
 
@@ -139,7 +140,7 @@ def run_sweep(args: Sweep) -> None:
         record = record_of(loaded, swept, judge, time.monotonic() - begun)
         write(loaded, record)
         for line in [*tables(record), *verdicts(record)]:
-            reporter.say(line)
+            reporter.say(prose(line))
         reporter.say(f"Written to {loaded.folder}: sweep.json, sweep.png, and into index.html.")
 
 
