@@ -5,7 +5,7 @@ import torch
 
 import sfumato.aim as aims
 from conftest import f64, normal
-from sfumato.aim import LEVEL, WEIGHT, Aim, levels_of, shares
+from sfumato.aim import LEVEL, STEEP, WEIGHT, Aim, levels_of, shares
 from sfumato.exact import Empirical
 from sfumato.grids import KarrasGrid
 from sfumato.process import Karras
@@ -19,6 +19,13 @@ def test_without_levels_it_is_the_mean_root_mean_square_in_standard_deviations()
     deviation = (wanted - wanted.mean(0)).square().mean().sqrt()
     found = Aim.of(wanted, None)(images, wanted)
     assert found.item() == pytest.approx(2 / deviation.item(), rel=1e-5)
+
+
+def test_beyond_the_bound_distance_is_steep():
+    wanted = normal(5, 3)
+    near, far = (Aim(1.0, bound=2.0)(wanted + off, wanted).item() for off in (1.5, 2.5))
+    assert near == pytest.approx(1.5)
+    assert far == pytest.approx(2.5 + STEEP * 0.5)
 
 
 def test_an_image_that_is_reached_has_a_gradient():

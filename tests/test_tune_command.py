@@ -10,19 +10,24 @@ from PIL import Image
 
 import sfumato.commands.tune as command
 import sfumato.tuning as tuning
+from conftest import normal
+from sfumato.aim import Aim
 from sfumato.arguments import Tune, UsageError
 from sfumato.assembly import splits_of
 from sfumato.commands.tune import Plan, as_asked, data_of_run, plan_of
 from sfumato.commands.tune_judged import Judged
+from sfumato.exact import GaussianMixture
 from sfumato.generation import Order, draw
 from sfumato.grids import KarrasGrid
 from sfumato.kinds import from_dict
 from sfumato.loading import load_run
 from sfumato.multistep import DEIS
 from sfumato.pictures import read_settings
+from sfumato.process import Karras
 from sfumato.rivals import Rival
 from sfumato.solvers import DDIM
 from sfumato.tuned_runs import find_tuned, path_of, read_tuned
+from sfumato.tuning import Pairs, distances, teacher_path
 from tiny import commands, images, run, train_in
 
 CPU = torch.device("cpu")
@@ -207,6 +212,19 @@ def test_as_many_of_each_class_are_taken_whatever_their_shares(monkeypatch):
     uneven = replace(images(), images=torch.zeros(43, 1, 8, 8, dtype=torch.uint8), labels=labels)
     assert labels[as_asked(uneven, 3)].tolist() == [0, 0, 0, 2, 2, 2]
     assert len(as_asked(replace(uneven, labels=None), 0)) == 6
+
+
+def test_the_bound_is_below_the_nearest_of_the_fixed():
+    """On an exact denoiser, from the distances that rivals are measured by."""
+    denoiser = GaussianMixture(Karras(), normal(12, 8, seed=4), 0.3)
+    noise = normal(3, 8, seed=1)
+    pairs = Pairs(noise, teacher_path(denoiser, noise, None)[-1].x, None)
+    rivals = [Rival(name, one, KarrasGrid(0.1, 20.0), 5, 0.0) for name, one in FEW.items()]
+    for order in (rivals, rivals[::-1]):
+        found = command.bounded(denoiser, pairs, order, Aim(2.0))
+        each = [distances(denoiser, pairs, r.grid(Karras(), 5), r.solver).mean() for r in rivals]
+        assert found.bound == pytest.approx(command.NEARER * min(each).item() / 2, rel=1e-6)
+        assert found.scale == 2.0
 
 
 def test_a_plan_keeps_half_of_the_budget_for_the_gradient():

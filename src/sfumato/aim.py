@@ -1,13 +1,15 @@
 """What a tuned sampler is fitted to: near to the teacher's images, at the levels of the data.
 
-    cost = mean_i |x_i - y_i| / scale + WEIGHT sum_k (F_k(x) - F_k(y) - g_k)^2
+    cost = far + STEEP max(0, far - bound) + WEIGHT sum_k (F_k(x) - F_k(y) - g_k)^2
+    far = mean_i |x_i - y_i| / scale
     F_k(x) = mean sigmoid((q_k + 3/2 l - x) / (3/4 l))    about the share of values up to q_k + l
     g_k = F_k(data) - F_k(teacher)
 
 x are the student's images, y the teacher's from the same noise; |.| is the root mean square of one
 image, not squared: in 4 calls a few become something else, and squares would be about them alone.
 q_k are the deciles of the data, without those within 4 l of the one before; l = 2 / 255, a step of
-an 8-bit pixel. F(y) takes out the chance of which images a batch holds.
+an 8-bit pixel. F(y) takes out the chance of which images a batch holds. bound is a little below the
+far of the best fixed solver: the levels are not to be had for more.
 
 Distance alone hardly tells a background that is black from one that is 1 to 3 steps from it.
 Nor does an eye, but networks of features do, and the teacher itself is not black there. So the
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 LEVEL = 2 / 255
-WEIGHT = 2.5
+WEIGHT, STEEP = 2.5, 4.0
 LEAST = 1e-12  # a mean square, so that the root of none has a gradient
 VALUES = 2**22  # of the data that are sorted, at most
 
@@ -30,7 +32,7 @@ class Aim:
     """The cost above.
 
     scale: the standard deviation of the teacher's images about their mean, LEVEL at least. levels:
-    q_k, rising. gap: g_k, as many. Without levels only the distance counts.
+    q_k, rising. gap: g_k, as many. Without levels only the distance counts. bound: see above.
 
     Raises: ValueError where levels and gap differ in number.
     """
@@ -38,6 +40,7 @@ class Aim:
     scale: float = 1.0
     levels: tuple[float, ...] = ()
     gap: tuple[float, ...] = ()
+    bound: float = float("inf")
 
     def __post_init__(self) -> None:
         if len(self.levels) != len(self.gap):
@@ -55,9 +58,14 @@ class Aim:
 
     def __call__(self, images: Tensor, wanted: Tensor) -> Tensor:
         """The cost, (), of images (n, ...) where the teacher's are `wanted`, (n, ...)."""
+        far = self.far(images, wanted)
+        steep = STEEP * (far - self.bound).clamp(min=0)
+        return far + steep + WEIGHT * self.missed(images, wanted)
+
+    def far(self, images: Tensor, wanted: Tensor) -> Tensor:
+        """The mean distance, (), of an image from the teacher's, in units of scale."""
         squares = (images - wanted).square().flatten(1).mean(1)
-        far = (squares + LEAST).sqrt().mean() / self.scale
-        return far + WEIGHT * self.missed(images, wanted)
+        return (squares + LEAST).sqrt().mean() / self.scale
 
     def missed(self, images: Tensor, wanted: Tensor) -> Tensor:
         """The sum over levels, (), of the squares of how far the shares are from the data's."""

@@ -60,6 +60,7 @@ STARTS = 3  # tables that the gradient begins with
 HEAT = 0.1  # share of its time that each of them has before the best goes on
 GRIDS_EACH = 2  # of a fixed solver that are judged; the better one counts
 REAL = 1000  # images of the data that say which levels there are
+BOUNDING, NEARER = 4, 0.85  # fixed solvers, and how much nearer than these is wanted
 COLUMNS = 10
 EVERY = 5.0  # seconds between two lines of progress
 
@@ -254,6 +255,7 @@ class Stages:
         rivals = surveyed(
             self.denoiser, few, self.calls, notice, late=lambda: time.monotonic() > end
         )
+        aim = bounded(self.denoiser, apart, rivals, aim)
         begins = starts(self.denoiser, rivals, learn, path, apart, aim)
         last = max(begun + REFINE_BY * budget, time.monotonic() + LEAST_REFINING * budget)
         return self.refined(learn, apart, begins, aim, last), rivals, aim
@@ -306,6 +308,16 @@ class Stages:
 def missed_by(aim: Aim, sets: Mapping[str, Tensor], wanted: Tensor) -> dict[str, float]:
     """The root of aim.missed, of each of the sets of images."""
     return {name: aim.missed(images, wanted).sqrt().item() for name, images in sets.items()}
+
+
+def bounded(denoiser: Denoiser, apart: Pairs, rivals: list[Rival], aim: Aim) -> Aim:
+    """The aim, with NEARER times the far of the best of the nearest fixed solvers for its bound."""
+    found = []
+    for rival in rivals[:BOUNDING]:
+        times = rival.grid(denoiser.process, rival.steps)
+        images = drawn(denoiser, apart, times, rival.solver)
+        found.append(aim.far(images, apart.images).item())
+    return replace(aim, bound=NEARER * min(found))
 
 
 def starts(
