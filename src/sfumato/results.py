@@ -71,7 +71,8 @@ class Record:
 class Result:
     """A number and its recipe.
 
-    error: standard deviation over other draws of as many images, or None where it is not known.
+    error: standard deviation over other draws of as many images, or None where it is not known: of
+    the drawn ones alone for Frechet distances and shares of them, of both sets for the others.
     floor: the same measure of as many real images instead, or None where there were not enough.
     better: "lower", "higher", or "floor" where either side of the floor is worse.
     """
