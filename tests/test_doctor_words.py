@@ -204,7 +204,7 @@ def test_the_last_lines_of_a_run_are_a_line_a_finding(tmp_path):
         *("  risk  ", "  risk  ", "  note  ", "  1 more"),
     ]
     first = "        -> Train on: `sfumato train 'my runs/a' --time 5m`; meanwhile"
-    assert first in "\n".join(lines)
+    assert f"\n{first}" in "\n".join(lines)
     assert lines[-1] == "  1 more: `sfumato doctor a`"
     assert words_on_run(tmp_path).startswith("The doctor was not asked")
 
