@@ -192,3 +192,12 @@ def test_any_size_ends_in_a_small_map(size):
     for _ in config.widths[1:]:
         left = -(-left // 2)
     assert 4 <= left <= 8
+    assert config.first_stride == (1 if size <= 32 else 2)
+    assert config.widths == tuple(min(128, 16 * 2**level) for level in range(len(config.widths)))
+
+
+def test_one_class_is_none_and_two_are_two():
+    data = tiny.images(8, classes=2)
+    assert EyeConfig.fitting(data).classes == 2
+    assert EyeConfig.fitting(replace(data, labels=0 * data.labels, class_names=("a",))).classes == 0
+    assert EyeConfig.fitting(replace(data, labels=None)).classes == 0
