@@ -117,10 +117,13 @@ class Tutorial:
 def drawer(model: nn.Module, steps: int) -> Callable[[Sequence[int], Sequence[int]], Tensor]:
     """(seeds, labels) to uint8 (N, 1, 28, 28) by DPM-Solver++ as diffusers has it.
 
-    lambda_min_clipped: what its documentation asks for with the cosine table.
+    lambda_min_clipped: what its documentation asks for with the cosine table. x0 is clipped to
+    -1 to 1, as DDPMScheduler does by default: near alpha = 0 a young network's eps gives an x0 far
+    outside, and images come out black and white.
     """
     kind = diffusers().DPMSolverMultistepScheduler
-    solver = kind.from_config(scheduler().config, lambda_min_clipped=-5.1)
+    settings = {"lambda_min_clipped": -5.1, "thresholding": True, "sample_max_value": 1.0}
+    solver = kind.from_config(scheduler().config, **settings)
 
     @torch.inference_mode()
     def drawn(seeds: Sequence[int], labels: Sequence[int]) -> Tensor:
