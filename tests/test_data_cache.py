@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sfumato import kept as kept_on_disk
 from sfumato.data import UnreadableWarning, cache, fingerprint, load
 from sfumato.data.containers import Container
 from sfumato.data.decoding import Batch
@@ -222,9 +223,9 @@ def test_room_is_made_by_what_was_read_longest_ago_and_no_more_than_is_asked(tmp
         cache.write(tmp_path / name, a_batch(IMAGES))
         os.utime(tmp_path / name / MANIFEST, (place ^ first, place ^ first))
     size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
-    cache.make_room(tmp_path, size)
+    kept_on_disk.make_room(tmp_path, size)
     assert [path.name for path in sets(tmp_path)] == ["a", "b"]
-    cache.make_room(tmp_path, size - 1)
+    kept_on_disk.make_room(tmp_path, size - 1)
     assert [path.name for path in sets(tmp_path)] == ["ba"[first]]
 
 
@@ -282,7 +283,7 @@ def test_a_whole_set_of_something_else_is_refused(tmp_path, batch):
 
 @pytest.mark.parametrize(("more", "there"), [(0, True), (-10, False)])
 def test_a_set_takes_at_most_its_share_of_the_disk(tmp_path, monkeypatch, more, there):
-    free = round(IMAGES.nbytes / cache.SHARE) + more
+    free = round(IMAGES.nbytes / kept_on_disk.SHARE) + more
     usage = namedtuple("usage", "total used free")(10**9, 0, free)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     told = cache.keep(tmp_path / "home" / "set", a_batch(IMAGES))

@@ -1,6 +1,7 @@
 """Kept features are those that a look gives, of these pixels by this network, or none at all."""
 
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from sfumato import disk, feature_cache
+from sfumato import kept as kept_on_disk
 from sfumato.data import subset
 from sfumato.feature_cache import FILE, FeatureCache, look_at_all, opened, pixels_digest
 from sfumato.features import features_of, named
@@ -254,9 +256,9 @@ def test_what_another_program_looked_at_is_looked_at_anew(cache, monkeypatch, wh
 @pytest.mark.parametrize(("more", "there"), [(10, True), (-10, False)])
 def test_a_set_takes_at_most_its_share_of_the_disk(cache, monkeypatch, more, there):
     images = random(12, 1).images
-    room = len(feature_cache.packed(look(Eye(), images, None))) / feature_cache.SHARE
+    room = len(feature_cache.packed(look(Eye(), images, None))) / kept_on_disk.SHARE
     usage = SimpleNamespace(free=room + more)
-    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     look(Eye(), images, cache)
     assert bool(kept(cache)) is there
 
@@ -270,6 +272,7 @@ def test_a_folder_that_can_not_be_read_or_removed_is_told_of(cache, told, monkey
     look(Eye(), images, cache)
     if call == "retire":
         cut(kept(cache)[0] / FILE)
-    monkeypatch.setattr(feature_cache, call, refuse)
+    where = kept_on_disk if call == "retire" else feature_cache
+    monkeypatch.setattr(where, call, refuse)
     assert same(look(Eye(), images, cache), look(Eye(), images, None))
     assert "Permission denied" in told[-1]

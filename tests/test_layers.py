@@ -31,6 +31,7 @@ APART = [
     "data",
     "ema",
     "films",
+    "kept",
     "latent_cache",
     "latents",
     "lettering",

@@ -3,33 +3,30 @@
     CACHE/NAME/{features.safetensors, manifest.json}
 
 NAME is a hash of the network's digest and resize, the pixels in their order, the device and
-PyTorch's version. A folder appears whole or not at all, and is checked against its SHA-256 before
-it is used: a damaged one is removed, told of, and made anew. Together they take at most MOST bytes:
-those that were not read for the longest time go first. Features of a callable without a digest are
-never kept, since nothing would say when it changes.
+PyTorch's version. How folders come and go is kept.py's; together they take at most MOST bytes.
+Features of a callable without a digest are never kept, since nothing would say when it changes.
 """
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .data.cache import SHARE, clear_abandoned, make_room
+from . import kept as kept_on_disk
 from .features import UNKNOWN, Features
 from .judging import Notice
-from .storage import MANIFEST, DamagedError, commit_folder, make_folders, read_folder, retire
+from .storage import DamagedError, commit_folder, read_folder
 
 MOST = 2**30  # bytes of all sets together
 FORMAT = 1  # to be raised where a set is looked at in another way than before
 FILE = "features.safetensors"
+WHAT = "Features of real images"
 
-Say = Callable[[str], None]
 Looked = tuple[Tensor, Tensor | None]  # features (N, D) float64, classes (N,) int64
 
 
@@ -39,7 +36,7 @@ class FeatureCache:
 
     folder: Path
     device: str
-    warn: Say
+    warn: kept_on_disk.Say
 
     def path(self, network: Features, pixels: str) -> Path | None:
         """Where features of images of this digest belong; None for a network without one."""
@@ -51,16 +48,9 @@ class FeatureCache:
     def read(self, network: Features, pixels: str, count: int) -> Looked | None:
         """What was kept of `count` images of this digest; None for nothing, or nothing sound."""
         path = self.path(network, pixels)
-        if path is None or not path.exists():
+        if path is None:
             return None
-        try:
-            return opened(path, count)
-        except DamagedError as error:
-            self.warn(f"Kept features were damaged ({error}); they are made anew.")
-            retire_if_possible(path, self.warn)
-        except OSError as error:
-            self.warn(f"Kept features can't be read ({error}); they are made anew.")
-        return None
+        return kept_on_disk.read(path, lambda path: opened(path, count), WHAT, self.warn)
 
     def keep(self, network: Features, pixels: str, looked: Looked) -> None:
         """Put features into the cache; a disk that refuses is told of, and nothing is lost."""
@@ -68,16 +58,8 @@ class FeatureCache:
         if path is None:
             return
         content = packed(looked)
-        try:
-            make_folders(self.folder)
-            clear_abandoned(self.folder)
-            free = shutil.disk_usage(self.folder).free
-            if len(content) > min(MOST, SHARE * free) or path.exists():
-                return
-            make_room(self.folder, MOST - len(content))
-            commit_folder(path, {FILE: content})
-        except OSError as error:
-            self.warn(f"Features were not kept for the next time: {error}")
+        write = partial(commit_folder, files={FILE: content})
+        kept_on_disk.put(path, len(content), MOST, write, WHAT, self.warn)
 
 
 def look_at_all(
@@ -144,7 +126,6 @@ def opened(path: Path, count: int) -> Looked:
     except Exception as error:  # safetensors has an error of its own, beside KeyError
         raise DamagedError(f"{path / FILE}: {error}") from error
     check_features(path, features, classes, count)
-    os.utime(path / MANIFEST)  # when it was last read decides which sets go first
     return features.double(), classes
 
 
@@ -158,10 +139,3 @@ def check_features(path: Path, features: Tensor, classes: Tensor | None, count: 
         )
     if classes is not None and (classes.dtype != torch.int64 or classes.shape != (count,)):
         raise DamagedError(f"{path / FILE} holds classes {classes.dtype} {tuple(classes.shape)}.")
-
-
-def retire_if_possible(path: Path, warn: Say) -> None:
-    try:
-        retire(path)
-    except OSError as error:
-        warn(f"They could not be removed: {error}")

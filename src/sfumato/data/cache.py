@@ -2,17 +2,14 @@
 
     CACHE/NAME/{images.npy, rest.json, manifest.json}      NAME is a hash of `key_of`
 
-The key holds every file's name, size and times and all that decides what its pixels become. A
-folder appears whole or not at all (storage.commit_written), and is checked against its SHA-256
-before it is used: what is damaged is removed and made anew. Together the sets take at most MOST
-bytes: those that were not read for the longest time go first.
+The key holds every file's name, size and times and all that decides what its pixels become. How
+folders come and go is kept.py's; together they take at most MOST bytes.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,22 +21,18 @@ from sfumato import disk
 from sfumato.data.containers import Container
 from sfumato.data.decoding import Batch, Progress, decode_all
 from sfumato.data.images import Size
+from sfumato.kept import mark_read, room_for
 from sfumato.storage import (
-    MANIFEST,
     TEMPORARY,
     DamagedError,
     check_folder,
     commit_written,
-    make_folders,
-    remove_tree,
     remove_what_can_be,
     retire,
 )
 
 LEAST_FILES = 1000  # fewer are decoded in about a second
 MOST = 16 * 2**30  # bytes of all sets together
-SHARE = 0.2  # of what the disk has left that one more set may take
-ABANDONED = 3600.0  # seconds after which an unfinished set is one that a killed process left
 FORMAT = 1  # to be raised where decoding gives other pixels than before
 IMAGES, REST = "images.npy", "rest.json"
 MADE_ANEW = "The cache of decoded images was damaged ({}) and was made anew."
@@ -107,21 +100,17 @@ def opened(folder: Path) -> Batch:
         raise DamagedError(f"{folder}: {error}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(kept):
         raise DamagedError(f"{folder / IMAGES} holds {images.dtype} {images.shape}")
-    os.utime(folder / MANIFEST)  # when it was last read decides which sets go first
+    mark_read(folder)
     return batch
 
 
 def keep(folder: Path, batch: Batch) -> str:
     """Put a set into the cache; a sentence on it, also where the disk refuses."""
     try:
-        make_folders(folder.parent)
-        clear_abandoned(folder.parent)
-        wanted, free = batch.images.nbytes, shutil.disk_usage(folder.parent).free
-        if wanted > min(MOST, SHARE * free):
-            return (
-                f"Not kept for the next start: {wanted / 1e9:,.1f} GB, {free / 1e9:,.1f} GB free."
-            )
-        make_room(folder.parent, MOST - wanted)
+        wanted = batch.images.nbytes
+        if not room_for(folder.parent, wanted, MOST):
+            free = shutil.disk_usage(folder.parent).free / 1e9
+            return f"Not kept for the next start: {wanted / 1e9:,.1f} GB, {free:,.1f} GB free."
         write(folder, batch)
     except OSError as error:
         return f"Not kept for the next start: {error}."
@@ -143,21 +132,3 @@ def write(folder: Path, batch: Batch) -> None:
         if temporary.exists():
             remove_what_can_be(temporary)
         raise
-
-
-def clear_abandoned(cache: Path) -> None:
-    """Remove what killed writers left; not what another process may be writing now."""
-    for path in cache.glob(f"{TEMPORARY}*"):
-        if time.time() - path.stat().st_mtime > ABANDONED:
-            remove_tree(path)
-
-
-def make_room(cache: Path, most: int) -> None:
-    """Remove the sets that were not read for the longest time until all take at most `most`."""
-    there = [path for path in cache.iterdir() if (path / MANIFEST).is_file()]
-    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in there}
-    for path in sorted(there, key=lambda path: (path / MANIFEST).stat().st_mtime):
-        if sum(sizes.values()) <= most:
-            return
-        retire(path)
-        del sizes[path]

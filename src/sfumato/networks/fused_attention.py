@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from .. import native
 
 LANES = 16  # channels of a head come in so many
-DEEPEST = 256  # of them, and tokens: a head's numbers have to stay in a core's cache
+DEEPEST = 256  # channels of a head: beyond, its numbers leave a core's cache
 SHORT = 256  # tokens up to which plain products beat PyTorch's fused attention on a CPU
 MOST = 1024  # tokens up to which native/attention.c does
 

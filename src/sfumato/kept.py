@@ -1,0 +1,92 @@
+"""What is kept on disk since making it takes long: read where it is sound, put where it fits.
+
+    CACHE/NAME/{manifest.json, ...}      NAME is a hash of all that decides what is in it
+
+A folder appears whole or not at all (storage.py) and is checked against its SHA-256 before it is
+used: a damaged one is removed, told of and made anew. A cache takes at most so many bytes as its
+owner says, and one more folder at most SHARE of what the disk has left; those that were not read
+for the longest time go first. A disk that refuses is told of, and nothing is lost.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from .storage import MANIFEST, TEMPORARY, DamagedError, make_folders, remove_tree, retire
+
+SHARE = 0.2  # of what the disk has left that one more folder may take
+ABANDONED = 3600.0  # seconds after which an unfinished folder is one that a killed process left
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+def read(path: Path, opened: Callable[[Path], T], what: str, warn: Say) -> T | None:
+    """opened(path), which raises DamagedError; None for nothing, or nothing sound, told."""
+    if not path.exists():
+        return None
+    try:
+        found = opened(path)
+        mark_read(path)
+    except DamagedError as error:
+        warn(f"{what}: what was kept is damaged ({error}) and is made anew.")
+        _removed(path, warn)
+    except OSError as error:
+        warn(f"{what}: what was kept can't be read ({error}) and is made anew.")
+    else:
+        return found
+    return None
+
+
+def _removed(path: Path, warn: Say) -> None:
+    try:
+        retire(path)
+    except OSError as error:
+        warn(f"It could not be removed: {error}")
+
+
+def put(
+    path: Path, size: int, most: int, write: Callable[[Path], None], what: str, warn: Say
+) -> None:
+    """write(path) where its `size` bytes fit into the cache, which is path's parent."""
+    try:
+        if room_for(path.parent, size, most) and not path.exists():
+            write(path)
+    except OSError as error:
+        warn(f"{what}: not kept for the next time: {error}")
+
+
+def mark_read(path: Path) -> None:
+    """When it was last read decides which folders go first."""
+    os.utime(path / MANIFEST)
+
+
+def room_for(cache: Path, size: int, most: int) -> bool:
+    """Whether so many bytes may be put into the cache; then there is room, which was made."""
+    make_folders(cache)
+    clear_abandoned(cache)
+    if size > min(most, SHARE * shutil.disk_usage(cache).free):
+        return False
+    make_room(cache, most - size)
+    return True
+
+
+def clear_abandoned(cache: Path) -> None:
+    """Remove what killed writers left; not what another process may be writing now."""
+    for path in cache.glob(f"{TEMPORARY}*"):
+        if time.time() - path.stat().st_mtime > ABANDONED:
+            remove_tree(path)
+
+
+def make_room(cache: Path, most: int) -> None:
+    """Remove the folders that were not read for the longest time until all take at most `most`."""
+    there = [path for path in cache.iterdir() if (path / MANIFEST).is_file()]
+    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in there}
+    for path in sorted(there, key=lambda path: (path / MANIFEST).stat().st_mtime):
+        if sum(sizes.values()) <= most:
+            return
+        retire(path)
+        del sizes[path]
