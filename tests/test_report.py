@@ -235,8 +235,8 @@ def test_two_runs_stand_side_by_side(whole, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("run.json", {**RUN, "process": {"kind": "LinearVP"}}), "process differ"),
-        (("data.json", {**CARD, "fingerprint": "0"}), "data differ"),
+        (("run.json", {**RUN, "process": {"kind": "LinearVP"}}), "differ in process"),
+        (("data.json", {**CARD, "fingerprint": "0"}), "differ in data"),
     ],
 )
 def test_losses_that_do_not_compare_are_left_out(whole, tmp_path, change, message):
@@ -353,7 +353,7 @@ def test_measures_by_another_yardstick_or_of_other_images_do_not(whole, tmp_path
 @pytest.mark.parametrize("part", ["objective", "process", "codec", "parameterization"])
 def test_losses_want_one_of_each_of_these(whole, tmp_path, part):
     page = compared(whole, tmp_path, "run.json", {**RUN, part: {"kind": "Another"}})
-    assert f"{part} differ" in page.text
+    assert f"differ in {part}" in page.text
     assert "training loss" not in page.text
 
 

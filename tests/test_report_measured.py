@@ -117,7 +117,7 @@ def test_runs_of_one_name_have_their_folders_and_one_without_has_its_own(whole, 
 def test_only_losses_are_left_out_where_runs_do_not_compare(whole, tmp_path):
     assert "Losses are left out" not in beside(whole, tmp_path).text
     text = beside(whole, tmp_path, data={**CARD, "fingerprint": "0"}).text
-    assert "Losses are left out: data differ" in text
+    assert "Losses are left out: these runs differ in data" in text
     assert "images seen3030" in text
 
 

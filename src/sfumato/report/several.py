@@ -56,7 +56,7 @@ def numbers(
     shown = [name for name in known if not (why and name in LOSSES)]
     rows = [(name, *(column.get(name, "") for column in columns)) for name in shown]
     verdicts = [verdict_of(folder) for folder in folders]
-    note = paragraph(f"Losses are left out: {why} differ, so they don't compare.") if why else ""
+    note = paragraph(f"Losses are left out: these runs differ in {why}.") if why else ""
     told = "".join(
         f"<p>{escape(name)}{verdict}</p>" for name, verdict in zip(names, verdicts) if verdict
     )
