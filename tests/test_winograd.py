@@ -17,8 +17,17 @@ needs_c = pytest.mark.skipif(
     reason=f"no C or no AVX here: {native.why_not()}",
 )
 TYPES = {torch.float32: 1e-6, torch.bfloat16: 6e-3}
-# (batch, inputs, outputs, height, width): whole tiles, cut ones, a panel and a part of one
-SHAPES = [(8, 32, 48, 8, 8), (16, 80, 32, 7, 5), (129, 32, 64, 1, 1), (2, 64, 144, 16, 15)]
+# (batch, inputs, outputs, height, width): whole tiles, cut ones, a panel and a part of one; few
+# tiles (forward up to 128, kernels up to 256), with more channels than a chunk, and many
+SHAPES = [
+    (8, 32, 48, 8, 8),
+    (16, 80, 32, 7, 5),
+    (129, 32, 64, 1, 1),
+    (2, 64, 144, 16, 15),
+    (70, 160, 80, 1, 1),
+    (25, 144, 176, 4, 3),
+    (65, 64, 144, 3, 3),
+]
 
 
 def gradients(function, layer, x, upward):
@@ -246,14 +255,18 @@ def test_a_gradient_of_a_gradient_is_refused():
 
 
 @needs_c
-def test_eight_lanes_give_what_sixteen_give(monkeypatch, tmp_path):
+@pytest.mark.parametrize("shape", SHAPES[3:5])
+def test_eight_lanes_give_what_sixteen_give(monkeypatch, tmp_path, shape):
     """The form for machines without AVX-512, built here whatever this machine has."""
-    layer, x, upward = case(SHAPES[3])
+    layer, x, upward = case(shape)
     wanted = gradients(convolve, layer, x, upward)
     monkeypatch.setenv("SFUMATO_HOME", str(tmp_path))
     monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-mno-avx512f"))
-    narrow = native.built(native.SOURCES / "winograd.c")
-    monkeypatch.setattr(native, "library", lambda name: native.ctypes.CDLL(str(narrow)))
+    narrow = {
+        name: native.ctypes.CDLL(str(native.built(native.SOURCES / f"{name}.c")))
+        for name in ("winograd", "winograd_weights")
+    }
+    monkeypatch.setattr(native, "library", narrow.get)
     assert not native.can.__wrapped__("winograd", torch.bfloat16)
     for a, b in zip(gradients(convolve, layer, x, upward), wanted, strict=True):
         assert (a - b).norm() <= 1e-6 * b.norm()

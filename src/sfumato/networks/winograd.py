@@ -4,9 +4,9 @@
 
 d is a tile of 4 x 4 pixels, y its inner 2 x 2: Winograd's minimal filtering, Lavin and Gray (2016),
 section 4.1. Where each pixel of x stands for four, as on the way up of a U-Net, 9 products do:
-two rows of d are one. native/winograd.c does it, with sums in float32. In float32 it is as exact as
-the definition; in bfloat16 the tiles are rounded once more, so that an output is wrong by 0.3 %
-where the plain convolution of bfloat16 is wrong by 0.23 %.
+two rows of d are one. native/winograd.c and winograd_weights.c do it, with sums in float32. In
+float32 it is as exact as the definition; in bfloat16 the tiles are rounded once more, so that an
+output is wrong by 0.3 % where the plain convolution of bfloat16 is wrong by 0.23 %.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ NEAR = (1, 1)
 class Sizes(ctypes.Structure):
     """What winograd.c is told; see there."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in (*"BHWIO", "up", "down")]
+    _fields_ = [(name, ctypes.c_int64) for name in (*"BHWIO", "up", "down", "turned")]
 
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:
@@ -75,20 +75,11 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def _taken(weight: Tensor, x: Tensor) -> bool:
-    if not (native.takes("winograd", x) and native.takes("winograd", weight)):
+    if not all(native.takes("winograd", one) for one in (x, weight)):
         return False
     dtype = dtype_of(x)
     can = dtype in native.SUFFIX and native.can("winograd", dtype)
     return can and weight.dtype == torch.float32
-
-
-def _kernels(weight: Tensor, dtype: torch.dtype, turned: bool) -> Tensor:
-    """G g G^T of (O, I, 3, 3); turned: of the convolution that gives the gradient of x."""
-    outputs, inputs = weight.shape[:2]
-    sizes = Sizes(1, 1, 1, *((outputs, inputs) if turned else (inputs, outputs)))
-    made = torch.empty(16 * outputs * inputs, dtype=dtype)
-    native.call("winograd", f"winograd_kernels{'_turned' * turned}", sizes, dtype, weight, made)
-    return made
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, doubles: bool) -> Tensor:
@@ -96,9 +87,8 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, doubles: bool) ->
     batch, inputs, *size = x.shape
     high, wide = (2 * side if doubles else side for side in size)
     y = x.new_empty((batch, high, wide, len(weight))).permute(0, 3, 1, 2)
-    sizes = Sizes(batch, high, wide, inputs, len(weight), doubles, 0)
-    kernels = _kernels(weight, x.dtype, turned=False)
-    native.call("winograd", "winograd_forward", sizes, x.dtype, x, kernels, bias, y)
+    sizes = Sizes(batch, high, wide, inputs, len(weight), doubles, 0, 0)
+    native.call("winograd", "winograd_forward", sizes, x.dtype, x, weight, bias, y)
     return y
 
 
@@ -107,9 +97,8 @@ def _of_pixels(dy: Tensor, weight: Tensor, doubled: bool) -> Tensor:
     batch, outputs, high, wide = dy.shape
     size = (high // 2, wide // 2) if doubled else (high, wide)
     dx = dy.new_empty((batch, *size, weight.shape[1])).permute(0, 3, 1, 2)
-    sizes = Sizes(batch, high, wide, outputs, weight.shape[1], 0, doubled)
-    kernels = _kernels(weight, dy.dtype, turned=True)
-    native.call("winograd", "winograd_forward", sizes, dy.dtype, dy, kernels, None, dx)
+    sizes = Sizes(batch, high, wide, outputs, weight.shape[1], 0, doubled, 1)
+    native.call("winograd", "winograd_forward", sizes, dy.dtype, dy, weight, None, dx)
     return dx
 
 
@@ -118,8 +107,8 @@ def _of_weights(
 ) -> tuple[Tensor, Tensor | None]:
     batch, outputs, high, wide = dy.shape
     dw, db = torch.empty_like(weight), weight.new_empty(outputs) if with_bias else None
-    sizes = Sizes(batch, high, wide, x.shape[1], outputs, doubled, 0)
-    native.call("winograd", "winograd_weights", sizes, x.dtype, x, dy, dw, db)
+    sizes = Sizes(batch, high, wide, x.shape[1], outputs, doubled, 0, 0)
+    native.call("winograd_weights", "winograd_weights", sizes, x.dtype, x, dy, dw, db)
     return dw, db
 
 
