@@ -26,9 +26,13 @@ LIKELY = "bf16 autocast, channels_last, fused optimizer"
 UPDATING = r"fused_adam|foreach|Optimizer|lerp|linalg_vector_norm"  # and all within such
 KINDS = (  # the first whose pattern an operation's name holds
     ("optimizer and average", UPDATING),
-    ("convolution", r"conv"),
-    ("matrix product", r"addmm|bmm|::mm|matmul|linear|attention|baddbmm|mkldnn_.*linear"),
-    ("norms and activations", r"norm|silu|gelu|softmax|sigmoid|relu|dropout|var_mean|rsqrt"),
+    ("convolution", r"conv|_Winograd|_Interleaved"),
+    ("matrix product", r"addmm|bmm|::mm|matmul|linear|_Linear|attention|_Attention"),
+    (
+        "norms and activations",
+        r"norm|silu|gelu|softmax|sigmoid|relu|dropout|var_mean|rsqrt|"
+        r"_NormAct|_RMSAct|_GELU|_Modulated|_Gated",
+    ),
     (
         "copies, casts, layouts",
         r"copy_|clone|contiguous|::cat|stack|fill_|zero_|::to|empty|slice_backward|index|"

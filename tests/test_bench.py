@@ -16,6 +16,7 @@ from bench.peers import Peer
 from bench.plain_dit import PlainDiT
 from bench.results import Part, Row, from_json, put, read, to_json
 from bench.sampling import in_short
+from sfumato.native import SOURCES
 from sfumato.networks import DiTConfig, UNet2DConfig
 
 MACHINE = {
@@ -274,6 +275,14 @@ def test_the_work_behind_an_operation():
         "something new": "other",
     }
     assert {name: profiling.kind_of(name) for name in kinds} == kinds
+
+
+def test_every_operation_of_our_own_is_of_a_kind():
+    folder = SOURCES.parent / "networks"
+    texts = "".join(path.read_text("utf-8") for path in folder.glob("*.py"))
+    own = re.findall(r"class (\w+)\(torch.autograd.Function", texts)
+    assert len(own) >= 8
+    assert [name for name in own if profiling.kind_of(f"{name}Backward") == "other"] == []
 
 
 def test_reports_of_others_are_read():
