@@ -7,7 +7,7 @@ from . import plots, quality_page, sampling_page
 from .ceiling import best, of_training
 from .machine import ROOT
 from .options import Options, say
-from .results import RESULTS, Part, Row, read
+from .results import BEST, RESULTS, Part, Row, read
 from .scale import Cluster
 from .tables import again, brackets, table
 
@@ -105,13 +105,15 @@ def of_training_steps(found: Everything) -> str:
 
 def one_network(part: Part, found: Everything) -> str:
     base = part.rows[0]
+    tuned = next((row for row in part.rows if row.name == BEST), None)
     peak = {row.name: row.facts.get("peak_mb") for row in part.rows}
-    head = ["", "images/s", "times the first", "s a step", "share of the ceiling", "peak MB"]
+    compared = ["times the first", *(["times its best"] if tuned else [])]
+    head = ["", "images/s", *compared, "s a step", "share of the ceiling", "peak MB"]
     rows = [
         [
             f"{row.name}{how(row)}",
             f"{row.rate:.2f}",
-            f"{row.speedup_over(base):.2f}",
+            *(f"{row.speedup_over(one):.2f}" for one in (base, tuned) if one),
             brackets(row),
             share(row, part, found),
             f"{peak[row.name]:,}" if peak[row.name] else "",

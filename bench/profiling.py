@@ -17,9 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from .cases import Case, cases
 from .options import Options, for_each, say
-from .results import Row, read
+from .results import BEST, DOCUMENTED, Row, read
 from .rounds import Facts, Runner, in_turn
-from .training import BEST, DOCUMENTED, OURS, stepper
+from .training import OURS, stepper
 
 STEPS = 5
 LIKELY = "bf16 autocast, channels_last, fused optimizer"

@@ -15,6 +15,7 @@ from typing import Any
 from .rounds import median, quartiles, speedup
 
 SCHEMA = 1
+DOCUMENTED, BEST = "peer, as documented", "peer, at its best"  # names of rows
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -25,11 +25,10 @@ from .commands import finished
 from .options import Options, for_each, say
 from .ours import Ours, ours
 from .peers import Peer, Tuning
-from .results import Row
+from .results import BEST, DOCUMENTED, Row
 from .rounds import Facts, Runner, in_turn, trial
 
 ROUNDS = 25
-DOCUMENTED, BEST = "peer, as documented", "peer, at its best"
 OURS, OURS_FP32 = "ours", "ours, fp32"
 EAGER = [Tuning(*flags, keeps_memory=True) for flags in itertools.product((False, True), repeat=3)]
 COMPILED = 2  # of the fastest of them are tried once more with torch.compile: minutes each

@@ -262,6 +262,13 @@ def test_exponents_and_paper_clusters():
     assert "its hops" in page.binding(replace(cluster, latency=1e-3), 10**6, 1e9)
 
 
+def test_ours_is_told_beside_the_peer_at_its_best_as_well():
+    best = replace(SLOW, name="peer, at its best", seconds=(1.5, 3.0, 2.0))
+    told = page.one_network(part("unet2d-16", SLOW, best, FAST, words="", peer="x", batch=16), {})
+    assert "| times the first | times its best |" in told
+    assert "| ours (bf16) | 8.00 | 2.00 | 1.50 |" in told  # rounds of 2, 4 and 1; 1.5, 1.5, 0.67
+
+
 def test_the_work_behind_an_operation():
     kinds = {
         "aten::mkldnn_convolution": "convolution",
