@@ -177,17 +177,19 @@ def samplings(parts: Parts) -> Figure:
     for i, row in enumerate(rows):  # points: on an axis of logarithms a bar's length says nothing
         error, colour = 2 * row.facts["error"], colours[row.facts["kind"]]
         axis.errorbar(values[i], i, xerr=error, fmt="o", ms=6, color=colour, ecolor=DARK)
-        words = f"{values[i]:.2f} in {row.median:.2g} s"
-        axis.annotate(words, (values[i] + error, i), (6, 0), color=DARK, **OFFSET)
+        words = f"{values[i]:.2f} in {row.median:.1f} s"
+        free = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"}  # of the line behind
+        axis.annotate(words, (values[i] + error, i), (6, 0), color=DARK, bbox=free, **OFFSET)
     reference = next(row for row in rows if row.facts["kind"] == "reference")
-    axis.axvline(reference.facts["distance"], color=GREEN, lw=1)
+    axis.axvline(reference.facts["distance"], color=GREEN, lw=1, zorder=0)
     axis.set_yticks(range(len(rows)), [f"{row.name} ({row.facts['nfe']})" for row in rows])
     axis.invert_yaxis()
     axis.set_xscale("log")
     marks = [mark for mark in (1, 2, 3, 5, 10, 20, 50, 100) if mark <= 2 * max(values)]
     axis.set_xticks(marks, [str(mark) for mark in marks])
     axis.minorticks_off()
-    axis.set_xlim(0.8 * min(values), 2.2 * max(values))
+    lowest = min(row.facts["distance"] - 2 * row.facts["error"] for row in rows)
+    axis.set_xlim(0.8 * max(lowest, min(values) / 2), 2.2 * max(values))
     axis.set_xlabel("squared Frechet distance and twice its error; in brackets calls", fontsize=8)
     return made
 
