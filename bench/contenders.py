@@ -154,7 +154,7 @@ class OfDiffusers:
     title: str = "source 000 by diffusers"
     batch: int = 16
     guidance: float = 1.0
-    sampler: str = f"DPMSolverMultistepScheduler, {DPM_STEPS} steps"
+    sampler: str = f"DPMSolverMultistepScheduler (sde-dpmsolver++), {DPM_STEPS} steps"
     calls: int = DPM_STEPS
 
     def stepper(self, data: ImageData) -> Callable[[], Any]:

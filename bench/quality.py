@@ -1,12 +1,14 @@
 """Quality a minute on Fashion-MNIST: contenders are given the same minutes of a quiet machine.
 
-times        seconds of each one's training step, in turn, and of drawing: on a quiet machine
+times        seconds of each one's training step, in turn, on a quiet machine
+drawing      seconds of each one's drawing, likewise
 fashion-10   each trains as many steps as fit into 10 minutes of those, then draws 5,000 images
 fashion-30   the same with 30 (any other number by --minutes)
 distill      our ten-minute run tuned for one and two steps, for ten minutes
 digits       digits_fast, ten minutes, on the built-in digits
 
-Steps, not the clock, end a training, so that it may share its machine: only `times` may not. Runs
+Steps, not the clock, end a training, so that it may share its machine; `times` and `drawing` may
+not. Runs
 are kept in --runs; one that is there is gone on with, or taken as it is.
 
 Squared Frechet distance in the frozen features to the test images, of 500 drawn images a class; the
@@ -50,6 +52,7 @@ def run(options: Options) -> None:
     rounds = {f"fashion-{m}": partial(fashion, options, 60 * m) for m in minutes}
     cases: dict[str, Callable[[], Any]] = {
         "times": partial(times, options),
+        "drawing": partial(drawing, options),
         **rounds,
         "distill": partial(distill, options),
         "digits": partial(digits, options),
@@ -64,7 +67,7 @@ def run(options: Options) -> None:
 
 
 def times(options: Options) -> tuple[Facts, list[Row], Facts]:
-    """A row a contender's training step, and one of its drawing, all in turn."""
+    """A row a contender's training step, all in turn."""
     data = load(options.data, limit=4000)
     every: dict[str, Contender] = {one.key: one for one in (*CONTENDERS, DIGITS)}
     steppers = {key: one.stepper(data) for key, one in every.items()}
@@ -77,8 +80,7 @@ def times(options: Options) -> tuple[Facts, list[Row], Facts]:
         for key, s in seconds.items()
     ]
     settings = {"rounds": rounds, "steps_a_round": REPEATS, "data": data.name}
-    settings["drawing_rounds"] = DRAWING_ROUNDS
-    return settings, [*rows, *drawings(data, options.quick)], {}
+    return settings, rows, {}
 
 
 def of_one(seconds: Sequence[float]) -> tuple[float, ...]:
@@ -91,18 +93,20 @@ def precision_of(stepper: Callable[[], Any]) -> Facts:
     return {"precision": "bf16" if task is None else task.run.precision}
 
 
-def drawings(data: ImageData, quick: bool) -> list[Row]:
+def drawing(options: Options) -> tuple[Facts, list[Row], Facts]:
     """Rows of images a second, by some of each sampler's steps on untrained networks."""
-    count = 10 if quick else DRAWN_AT_ONCE
+    data = load(options.data, limit=4000)
+    count, rounds = (10, 1) if options.quick else (DRAWN_AT_ONCE, options.rounds or DRAWING_ROUNDS)
     sketches = {one.key: one.sketcher(data) for one in CONTENDERS}
     labels = [k % CLASSES for k in range(count)]
     runners = [
         Runner(key, partial(draw, range(count), labels)) for key, (draw, _) in sketches.items()
     ]
-    seconds = in_turn(runners, 1 if quick else DRAWING_ROUNDS, warm=1)
-    return [
+    seconds = in_turn(runners, rounds, warm=1)
+    rows = [
         Row(f"{key}: drawing", s, count * sketches[key][1], "images") for key, s in seconds.items()
     ]
+    return {"rounds": rounds, "data": data.name}, rows, {}
 
 
 # --- training and drawing
@@ -139,14 +143,15 @@ def folder_of_pictures(options: Options) -> Path:
 
 
 def timed(options: Options) -> dict[str, Row]:
-    """The rows of `times`. Raises: ValueError where they were not measured."""
-    part = read("quality", options.out).get("times")
-    if part is None:
+    """The rows of `times` and `drawing`. Raises: ValueError where no step was measured."""
+    found = read("quality", options.out)
+    parts = [found[case] for case in ("times", "drawing") if case in found]
+    if "times" not in found:
         raise ValueError(
             "the minutes are counted in steps, and no step was timed: first, on a quiet machine, "
             "python -m bench quality --only times"
         )
-    return {row.name: row for row in part.rows}
+    return {row.name: row for part in parts for row in part.rows}
 
 
 def steps_in(seconds: float, step: Row, options: Options) -> int:

@@ -1,6 +1,6 @@
 """The sections of docs/benchmarks.md on quality: after the same minutes, and by ingredient."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from .results import Part, Row
@@ -29,8 +29,8 @@ def body(parts: Parts) -> str:
     for case, made in (("distill", distilled), ("digits", digits)):
         if case in parts:
             pieces.append(made(parts[case]))
-    if "times" in parts:
-        pieces.append(steps(parts["times"]))
+    if counted := [parts[case] for case in ("times", "drawing") if case in parts]:
+        pieces.append(steps(counted))
     return "\n".join(pieces)
 
 
@@ -98,16 +98,16 @@ def digits(part: Part) -> str:
     return f"### Digits\n\n{words}\n{again(part)}"
 
 
-def steps(part: Part) -> str:
-    """What the minutes were counted by."""
+def steps(parts: Sequence[Part]) -> str:
+    """What the minutes were counted by, and what drawing takes."""
     head = ["", "s, median [quartiles]", "images/s", "arithmetic"]
     rows = []
-    for row in part.rows:
+    for row in {row.name: row for part in parts for row in part.rows}.values():
         low, high = row.quartiles
         name = row.name if ":" in row.name else f"{row.name}: training step"
         timed = f"{row.median:.3f} [{low:.3f}, {high:.3f}]"
         rows.append([name, timed, f"{row.rate:.1f}", row.facts.get("precision", "")])
-    return f"### What the minutes were counted by\n\n{table(head, rows)}{again(part)}"
+    return f"### What the minutes were counted by\n\n{table(head, rows)}{again(*parts)}"
 
 
 def ablations(parts: Parts) -> str:

@@ -141,6 +141,7 @@ def qualities() -> list[Part]:
     row, told = replace(FAST, facts=JUDGED), {"seconds": 600, "images": 5000}
     return [
         part("times", FAST),
+        part("drawing", replace(FAST, name="ours: drawing")),
         *(part(case, row, more=FLOOR, **told) for case in ("fashion-10", "distill", "digits")),
     ]
 

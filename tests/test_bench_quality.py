@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import ablations, contenders, quality, tutorial
-from bench.options import Options
+from bench.options import Options, keep
 from bench.ours import Ours
 from bench.results import Row
 from sfumato.data import ImageData, load
@@ -77,6 +77,27 @@ def test_the_tutorials_sampler_draws_what_a_perfect_network_knows(steps):
     wanted = ((grey[[2, 0, 1]] + 1) * 127.5).round().to(torch.uint8)
     assert drawn.shape == (3, 1, 28, 28)
     assert (drawn == wanted[:, None, None, None]).all()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' own
+def test_the_tutorials_images_hang_on_their_own_seeds_alone():
+    def wrong(x, t, class_labels, return_dict):
+        return [0.5 * x]
+
+    alone = tutorial.drawer(wrong, 4)([6], [1])
+    among = tutorial.drawer(wrong, 4)([5, 6], [0, 1])
+    assert torch.equal(alone[0], among[1])
+    assert not torch.equal(among[0], among[1])
+
+
+def test_drawing_that_was_timed_later_counts(tmp_path):
+    def timed_as(case, *rows):
+        keep("quality", case, Options(out=tmp_path), lambda: ({}, list(rows), {}))
+
+    step, old, new = Row("x", (1.0,)), Row("x: drawing", (2.0,)), Row("x: drawing", (3.0,))
+    timed_as("drawing", new)
+    timed_as("times", step, old)
+    assert quality.timed(Options(out=tmp_path)) == {"x": step, "x: drawing": new}
 
 
 def test_minutes_are_counted_in_steps(tmp_path):
