@@ -3,7 +3,7 @@
 The run's samplers of CALLS calls that `sfumato tune RUN --nfe 6 ...` has fitted, and every fixed
 solver at as many calls on the grid that brings it nearest to a teacher of many steps, are compared
 with Heun's method at 35 calls: all under the guidance that the first tuned sampler is for. The case
-`calls` draws once by 4, 5, 6 and 8 calls (sampling_calls.py).
+`calls` draws once by 4 to 8 calls (sampling_calls.py).
 """
 
 import time

@@ -1,4 +1,4 @@
-"""4, 5, 6 and 8 calls: the tuned sampler of each beside every fixed solver, by two measures.
+"""4 to 8 calls: the tuned sampler of each beside every fixed solver, by two measures.
 
 All draw the same seeds and classes. `distance` is the Frechet distance of the benchmark, `off` the
 root mean square of the pixels' difference from the teacher's, in [-1, 1]; `more` is how much larger
@@ -22,7 +22,7 @@ from .options import say
 from .results import Row
 from .rounds import Facts
 
-COUNTS = (4, 5, 6, 8)
+COUNTS = (4, 5, 6, 7, 8)
 
 
 @dataclass(frozen=True, eq=False)
