@@ -8,8 +8,7 @@ distill      our ten-minute run tuned for one and two steps, for ten minutes
 digits       digits_fast, ten minutes, on the built-in digits
 
 Steps, not the clock, end a training, so that it may share its machine; `times` and `drawing` may
-not. Runs
-are kept in --runs; one that is there is gone on with, or taken as it is.
+not. Runs are kept in --runs; one that is there is gone on with, or taken as it is.
 
 Squared Frechet distance in the frozen features to the test images, of 500 drawn images a class; the
 floor is that of as many training images, and the interval twice the jackknife's error.

@@ -251,7 +251,7 @@ def test_reading_many_files_says_how_many_and_how_long():
 
     now, said = [0.0], []
     progress = reading(said.append, every=2.0, clock=lambda: now[0])
-    for second, done in ((0, 0), (1, 10), (2, 20), (3, 30), (4, 50), (5, 100)):
+    for second, done in ((0, 0), (1, 10), (2, 20), (3, 30), (4, 50), (6, 97), (7, 100)):
         now[0] = float(second)
         progress(done, 100)
     assert said == [

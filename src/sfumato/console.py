@@ -143,6 +143,9 @@ def facts_block(title: str, facts: Mapping[str, str], width: int = WIDTH) -> str
     return "\n".join(lines)
 
 
+WORTH_SAYING = 0.5  # seconds left, below which the end is there before the line is read
+
+
 def reading(
     say: Callable[[str], None],
     what: str = "reading images",
@@ -159,10 +162,11 @@ def reading(
         if seen < 0 or done < seen:  # a pass begins: headers first, then pixels
             begun = last = now
         seen = done
-        if now - last >= every and 0 < done < total:
-            last = now
-            left = duration((now - begun) * (total - done) / done)
-            say(f"{what}: {count(done)} of {count(total)}, about {left} left")
+        if now - last < every or not 0 < done < total:
+            return
+        last, left = now, (now - begun) * (total - done) / done
+        if left >= WORTH_SAYING:
+            say(f"{what}: {count(done)} of {count(total)}, about {duration(left)} left")
 
     return progress
 

@@ -32,6 +32,46 @@ static inline int64_t block_of(Grid g, int64_t threads) {
     return in_rows((g.all + turns - 1) / turns);
 }
 
+/* Kernels are short rows that lie apart. Where a register takes a row, they are turned in registers:
+ * 16 loads and 64 shuffles stand for 144 loads (experiments/LOG.md). */
+#if LANES == 16
+static inline void turn(__m512 r[16]) { /* r[i][j] and r[j][i] change places */
+    __m512 t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + 2 + j]);
+            r[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            r[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    for (int i = 0; i < 4; i++) { /* now each quarter of r[i + 4 q] is turned */
+        __m512 a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x44);
+        __m512 b = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x44);
+        __m512 c = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xee);
+        __m512 d = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xee);
+        t[i] = _mm512_shuffle_f32x4(a, b, 0x88), t[i + 4] = _mm512_shuffle_f32x4(a, b, 0xdd);
+        t[i + 8] = _mm512_shuffle_f32x4(c, d, 0x88), t[i + 12] = _mm512_shuffle_f32x4(c, d, 0xdd);
+    }
+    memcpy(r, t, sizeof t);
+}
+
+/* k[n][l] of w[l next + n] */
+static inline void taps_of(const float *w, int64_t next, vec *k) {
+    __m512 r[16];
+    for (int l = 0; l < LANES; l++) r[l] = _mm512_maskz_loadu_ps((1 << TAPS) - 1, w + l * next);
+    turn(r);
+    for (int n = 0; n < TAPS; n++) k[n] = (vec)r[n];
+}
+#else
+static inline void taps_of(const float *w, int64_t next, vec *k) {
+    for (int n = 0; n < TAPS; n++)
+        for (int l = 0; l < LANES; l++) k[n][l] = w[l * next + n];
+}
+#endif
+
 /* G of three values; the result is four */
 static inline void kernel_side(const vec *g, int64_t from, vec *u, int64_t to) {
     vec half = (g[0] + g[2 * from]) * 0.5f, middle = g[from] * 0.5f;

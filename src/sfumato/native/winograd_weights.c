@@ -52,7 +52,8 @@ static void NAME(settle)(const Shape *s, const float *sums, int64_t step, float 
         vec *h = half + 4 * j, sum = (h[1] + h[2]) * 0.5f;
         k[3 * j] = h[0] + sum, k[3 * j + 1] = (h[1] - h[2]) * 0.5f, k[3 * j + 2] = sum + h[3];
     }
-    put_taps(k, s->I * TAPS, dw);
+    for (int l = 0; l < LANES; l++)
+        for (int n = 0; n < TAPS; n++) dw[l * s->I * TAPS + n] = k[n][l];
 }
 
 /* Of `deep` tiles from `first` on, row i: V[j][c / LANES][k][c % LANES][P], D[j][panel][k][o][P] */
