@@ -21,7 +21,8 @@ from sfumato.recipes import RECIPES
 
 from .commands import finished
 from .ours import Ours
-from .tutorial import DPM_STEPS, Tutorial, drawer
+from .peers import Tuning
+from .tutorial import DPM_STEPS, Tutorial, drawer, fastest
 
 Labels = Sequence[int]
 Draw = Callable[[Sequence[int], Labels], Tensor]  # (seeds, labels) to uint8 (N, C, H, W)
@@ -29,7 +30,9 @@ Draw = Callable[[Sequence[int], Labels], Tensor]  # (seeds, labels) to uint8 (N,
 
 class Contender(Protocol):
     """key: of rows and folders. words: what it is; title: the same above its images. sampler: in
-    words. calls: network calls an image, both branches of guidance counted."""
+    words. calls: network calls an image, both branches of guidance counted.
+
+    precision: how steps are run, in the contender's own words, as a row of `times` tells it."""
 
     @property
     def key(self) -> str: ...
@@ -50,7 +53,7 @@ class Contender(Protocol):
         """A training that has begun: each call is one step."""
         ...
 
-    def sketcher(self, data: ImageData) -> tuple[Draw, float]:
+    def sketcher(self, data: ImageData, precision: str) -> tuple[Draw, float]:
         """An untrained one that draws with a share of the sampler's steps, and that share."""
         ...
 
@@ -92,16 +95,16 @@ class OfRecipe:
     def calls(self) -> int:
         return calls_of(self.run().sampling)
 
-    def begun(self, data: ImageData) -> Ours:
-        run = self.run()
+    def begun(self, data: ImageData, precision: str = "auto") -> Ours:
+        run = replace(self.run(), precision=precision)
         data = data if run.data.labels else replace(data, labels=None)
         return Ours(run, data)
 
     def stepper(self, data: ImageData) -> Callable[[], Any]:
         return self.begun(data)
 
-    def sketcher(self, data: ImageData) -> tuple[Draw, float]:
-        begun = self.begun(data)
+    def sketcher(self, data: ImageData, precision: str) -> tuple[Draw, float]:
+        begun = self.begun(data, precision)
         run = begun.task.run
         few = replace(run.sampling, steps=max(1, round(self.share * run.sampling.steps)))
         model, shape = begun.state.average, (data.channels, *data.size)
@@ -159,19 +162,22 @@ class OfDiffusers:
 
     def stepper(self, data: ImageData) -> Callable[[], Any]:
         assert data.labels is not None
-        return Tutorial(data.images, data.labels, 1_000_000, self.batch)
+        tuning = fastest(data.images, data.labels, self.batch)
+        return Tutorial(data.images, data.labels, 1_000_000, self.batch, tuning)
 
-    def sketcher(self, data: ImageData) -> tuple[Draw, float]:
+    def sketcher(self, data: ImageData, precision: str) -> tuple[Draw, float]:
         assert data.labels is not None
-        model = Tutorial(data.images, data.labels, 1, self.batch).model
-        return drawer(model, 2), 2 / DPM_STEPS
+        tuning = Tuning.named(precision)
+        model = Tutorial(data.images, data.labels, 1, self.batch, tuning).model
+        return drawer(model, 2, tuning), 2 / DPM_STEPS
 
     def train(self, data: str, folder: Path, steps: int, precision: str) -> None:
-        words = [data, str(folder), str(steps), str(self.batch)]
+        words = [data, str(folder), str(steps), str(self.batch), precision]
         finished([sys.executable, "-m", "bench.tutorial", *words])
 
     def drawer(self, folder: Path) -> Draw:
-        return drawer(Tutorial.saved(folder), DPM_STEPS)
+        model, tuning = Tutorial.saved(folder)
+        return drawer(model, DPM_STEPS, tuning)
 
 
 OURS = OfRecipe("fashion_fast", "ours: recipe fashion_fast", "ours", "fashion_fast")

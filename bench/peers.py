@@ -47,6 +47,12 @@ class Tuning:
     compiled: bool = False
     keeps_memory: bool = False  # what a step frees stays the program's: sfumato/memory.py
 
+    @classmethod
+    def named(cls, words: str) -> "Tuning":
+        """The one whose words these are."""
+        said = ("bf16 autocast", "channels_last", "fused optimizer", "torch.compile", "memory kept")
+        return cls(*(part in words for part in said))
+
     def __str__(self) -> str:
         chosen = [
             "bf16 autocast" if self.bf16 else "fp32",

@@ -38,6 +38,7 @@ from .options import Options, chosen, keep, say
 from .results import RESULTS, Row, read
 from .rounds import Facts, Runner, in_turn
 from .showing import side_by_side
+from .tutorial import Tutorial
 
 ROUNDS, REPEATS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 6, 3, 3, 125
 IMAGES, CLASSES, SHOWN = 5000, 10, 5  # SHOWN: of a class, in the picture
@@ -87,16 +88,20 @@ def of_one(seconds: Sequence[float]) -> tuple[float, ...]:
     return tuple(value / REPEATS for value in seconds)
 
 
-def precision_of(stepper: Callable[[], Any]) -> Facts:
-    task = getattr(stepper, "task", None)  # of ours; the peer's is in its own words
-    return {"precision": "bf16" if task is None else task.run.precision}
+def precision_of(stepper: Any) -> Facts:
+    """How a contender's steps are run: as its `train` is told."""
+    told = stepper.tuning if isinstance(stepper, Tutorial) else stepper.task.run.precision
+    return {"precision": str(told)}
 
 
 def drawing(options: Options) -> tuple[Facts, list[Row], Facts]:
     """Rows of images a second, by some of each sampler's steps on untrained networks."""
     data = load(options.data, limit=4000)
     count, rounds = (10, 1) if options.quick else (DRAWN_AT_ONCE, options.rounds or DRAWING_ROUNDS)
-    sketches = {one.key: one.sketcher(data) for one in CONTENDERS}
+    measured = timed(options)
+    sketches = {
+        one.key: one.sketcher(data, measured[one.key].facts["precision"]) for one in CONTENDERS
+    }
     labels = [k % CLASSES for k in range(count)]
     runners = [
         Runner(key, partial(draw, range(count), labels)) for key, (draw, _) in sketches.items()

@@ -120,17 +120,11 @@ def memory_of(case: Case, name: str, tuning: str, quick: bool) -> Facts:
     return json.loads(told.stdout.splitlines()[-1])
 
 
-def tuning_named(words: str) -> Tuning:
-    """The Tuning whose words these are."""
-    said = ("bf16 autocast", "channels_last", "fused optimizer", "torch.compile", "memory kept")
-    return Tuning(*(part in words for part in said))
-
-
 def stepper(case: Case, name: str, tuning: str) -> Callable[[], float]:
     """The step behind a row's name."""
     makers: dict[str, Callable[[], Callable[[], float]]] = {
         DOCUMENTED: lambda: Peer(case),
-        BEST: lambda: Peer(case, tuning_named(tuning)),
+        BEST: lambda: Peer(case, Tuning.named(tuning)),
         OURS: lambda: step_of(case),
         OURS_FP32: lambda: step_of(case, "fp32"),
     }

@@ -1,13 +1,15 @@
 """Source 000's training loop by diffusers alone, on labelled grey images of 28 x 28.
 
-    python -m bench.tutorial DATA FOLDER STEPS BATCH    train; goes on where it was stopped
+    python -m bench.tutorial DATA FOLDER STEPS BATCH TUNING    goes on where it was stopped
 
 UNet2DModel 64-128-128-256 with num_class_embeds, DDPMScheduler with the cosine table, AdamW at
-4e-4. What is not the text's, all in the peer's favour: bf16 autocast and the fused optimizer, and
-from diffusers' own tutorial the warm-up and cosine of the rate and the clipping to 1. The network
-halves its input three times, so that images get 2 black pixels on each side, and lose them again.
+4e-4. What is not the text's, all in the peer's favour: the fused optimizer, bf16 autocast and
+channels_last where they are faster, and from diffusers' own tutorial the warm-up and cosine of the
+rate and the clipping to 1. The network halves its input three times, so that images get 2 black
+pixels on each side, and lose them again.
 """
 
+import itertools
 import os
 import sys
 import time
@@ -22,11 +24,13 @@ from torch import Tensor, nn
 from sfumato.data import generator_at, load
 from sfumato.memory import keep_freed
 
-from .peers import diffusers
+from .peers import Tuning, diffusers
+from .rounds import trial
 
 SIDE, PAD, WARM_UP, SAVE_EVERY = 32, 2, 100, 60.0  # pixels, pixels, steps, seconds
 DPM_STEPS = 20
 STATE = "state.pt"
+TUNINGS = [Tuning(*flags, fused=True) for flags in itertools.product((False, True), repeat=2)]
 
 
 def network(classes: int) -> nn.Module:
@@ -56,19 +60,27 @@ class Tutorial:
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, steps: int, batch: int, seed: int = 0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        steps: int,
+        batch: int,
+        tuning: Tuning,
+        seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)
+        self.tuning = tuning
         self.images, self.labels, self.batch, self.seed = images, labels, batch, seed
-        self.model, self.scheduler, self.step = network(int(labels.max()) + 1), scheduler(), 0
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=4e-4, fused=True)
+        self.model = laid_out(network(int(labels.max()) + 1), tuning)
+        self.scheduler, self.step = scheduler(), 0
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=4e-4, fused=tuning.fused)
         optimization = diffusers().optimization
         self.rate = optimization.get_cosine_schedule_with_warmup(self.optimizer, WARM_UP, steps)
 
     def __call__(self) -> float:
         clean, labels, noise, times = self.batch_at(self.step)
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.tuning.bf16):
             noisy = self.scheduler.add_noise(clean, noise, times)
             predicted = self.model(noisy, times, class_labels=labels, return_dict=False)[0]
             loss = F.mse_loss(predicted.float(), noise)
@@ -92,7 +104,8 @@ class Tutorial:
         folder.mkdir(parents=True, exist_ok=True)
         parts = {"model": self.model, "optimizer": self.optimizer, "rate": self.rate}
         state = {name: part.state_dict() for name, part in parts.items()}
-        torch.save({**state, "step": self.step}, folder / "new.pt")
+        state |= {"step": self.step, "tuning": str(self.tuning)}
+        torch.save(state, folder / "new.pt")
         os.replace(folder / "new.pt", folder / STATE)
 
     def restore(self, folder: Path) -> None:
@@ -106,15 +119,29 @@ class Tutorial:
         self.step = state["step"]
 
     @staticmethod
-    def saved(folder: Path) -> nn.Module:
-        """The trained network."""
-        weights = torch.load(folder / STATE, weights_only=True)["model"]
+    def saved(folder: Path) -> tuple[nn.Module, Tuning]:
+        """The trained network, and how it was run."""
+        state = torch.load(folder / STATE, weights_only=True)
+        weights, tuning = state["model"], Tuning.named(state["tuning"])
         model = network(len(weights["class_embedding.weight"]))
         model.load_state_dict(weights)
-        return model.eval()
+        return laid_out(model, tuning).eval(), tuning
 
 
-def drawer(model: nn.Module, steps: int) -> Callable[[Sequence[int], Sequence[int]], Tensor]:
+def laid_out(model: nn.Module, tuning: Tuning) -> nn.Module:
+    layout = torch.channels_last if tuning.channels_last else torch.contiguous_format
+    return model.to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+
+def fastest(images: Tensor, labels: Tensor, batch: int) -> Tuning:
+    """Of TUNINGS the one whose training step takes the least time here."""
+    taken = {t: trial(Tutorial(images, labels, 1_000_000, batch, t), 1, 2) for t in TUNINGS}
+    return min(taken, key=lambda tuning: taken[tuning])
+
+
+def drawer(
+    model: nn.Module, steps: int, tuning: Tuning
+) -> Callable[[Sequence[int], Sequence[int]], Tensor]:
     """(seeds, labels) to uint8 (N, 1, 28, 28) by diffusers' SDE variant of DPM-Solver++.
 
     Of its samplers of up to 100 steps the one whose images came nearest to the test images after
@@ -136,7 +163,7 @@ def drawer(model: nn.Module, steps: int) -> Callable[[Sequence[int], Sequence[in
         asked = torch.tensor(labels)
         solver.set_timesteps(steps)
         for t in solver.timesteps:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=tuning.bf16):
                 predicted = model(x, t, class_labels=asked, return_dict=False)[0]
             told = {"variance_noise": noise(), "return_dict": False}
             x = solver.step(predicted.float(), t, x, **told)[0]
@@ -147,11 +174,12 @@ def drawer(model: nn.Module, steps: int) -> Callable[[Sequence[int], Sequence[in
 
 
 def main() -> None:
-    data, folder, steps, batch = sys.argv[1:]
+    data, folder, steps, batch, words = sys.argv[1:]
     keep_freed()
     loaded = load(data)
     assert loaded.labels is not None
-    training = Tutorial(loaded.images, loaded.labels, int(steps), int(batch))
+    tuning = Tuning.named(words)
+    training = Tutorial(loaded.images, loaded.labels, int(steps), int(batch), tuning)
     training.restore(Path(folder))
     saved = time.monotonic()
     while training.step < int(steps):

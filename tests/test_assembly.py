@@ -10,7 +10,7 @@ from sfumato.assembly import build, loss_of, settle, splits_of
 from sfumato.codec import Pixels
 from sfumato.conditions import Labels, Nothing
 from sfumato.config import SamplingConfig
-from sfumato.devices import Trial, faster_precision, pick_device
+from sfumato.devices import Trial, emulates_bf16, faster_precision, pick_device
 from sfumato.exact import Empirical
 from sfumato.generation import Order, class_rows, draw, wrapped
 from sfumato.grids import KarrasGrid
@@ -97,10 +97,21 @@ def test_precision_is_kept_as_asked_and_otherwise_decided_with_a_reason():
     assert reason.startswith(f"{decided}: here bf16")
 
 
+def test_bf16_that_is_emulated_is_not_even_tried(monkeypatch):
+    automatic = replace(run(), precision="auto")
+    parts = Parts(Path("none"), None, images(), None, CPU, print)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(task, "_trial", lambda *_: pytest.fail("it was tried"))
+    said = "fp32: here bf16 is done in software, without AVX-512"
+    assert settle_precision(task_of(automatic, parts)) == ("fp32", said)
+    assert not emulates_bf16(torch.device("cuda"))
+
+
 def test_bf16_is_not_taken_where_one_of_its_convolutions_is_wrong(monkeypatch):
     parts = Parts(Path("none"), None, images(), None, CPU, print)
     fast = lambda trials: ("bf16", "bf16: here bf16 takes 0.50 of fp32's time")  # noqa: E731
     monkeypatch.setattr(task, "faster_precision", fast)
+    monkeypatch.setattr(task, "emulates_bf16", lambda device: False)
     automatic = task_of(replace(run(), precision="auto"), parts)
     assert settle_precision(automatic)[0] == "bf16"
     assert "convolutions are right to 0." in settle_precision(automatic)[1]

@@ -10,12 +10,14 @@ import torch
 from bench import ablations, contenders, quality, tutorial
 from bench.options import Options, keep
 from bench.ours import Ours
+from bench.peers import Tuning
 from bench.results import Row
 from sfumato.data import ImageData, load
 from sfumato.features import features_of
 from sfumato.measuring import Moments, frechet
 from sfumato.networks import UNetConfig
 
+PLAIN, OTHER = Tuning(), Tuning(bf16=True, channels_last=True, fused=True)
 SMALL = {"block_out_channels": (32, 32), "layers_per_block": 1}
 
 
@@ -26,9 +28,9 @@ def small(classes: int) -> torch.nn.Module:
     return model(sample_size=32, in_channels=1, out_channels=1, **SMALL, **kinds)
 
 
-def begun(steps: int = 4) -> tutorial.Tutorial:
+def begun(steps: int = 4, tuning: Tuning = PLAIN) -> tutorial.Tutorial:
     data = load("digits", limit=20)
-    return tutorial.Tutorial(data.images, data.labels, steps, batch=2)
+    return tutorial.Tutorial(data.images, data.labels, steps, 2, tuning)
 
 
 def test_a_tutorial_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
@@ -46,6 +48,25 @@ def test_a_tutorial_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, mon
     saved = whole.model.state_dict()
     assert all(torch.equal(saved[name], v) for name, v in second.model.state_dict().items())
     assert whole.optimizer.param_groups[0]["lr"] == second.optimizer.param_groups[0]["lr"] > 0
+
+
+def test_a_saved_tutorial_draws_as_it_was_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(tutorial, "network", small)
+    training = begun(tuning=OTHER)
+    training()
+    training.save(tmp_path)
+    model, tuning = tutorial.Tutorial.saved(tmp_path)
+    assert tuning == OTHER == Tuning.named(str(OTHER))
+    assert model.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model.conv_in.weight, training.model.conv_in.weight)
+
+
+def test_the_fastest_tuning_is_the_one_that_takes_least(monkeypatch):
+    taken = dict(zip(tutorial.TUNINGS, (3.0, 2.0, 4.0, 5.0)))
+    monkeypatch.setattr(tutorial, "Tutorial", lambda *told: told[-1])
+    monkeypatch.setattr(tutorial, "trial", lambda step, warm, count: taken[step])
+    assert tutorial.fastest(None, None, 16) == tutorial.TUNINGS[1]
+    assert len({str(tuning) for tuning in tutorial.TUNINGS}) == 4
 
 
 def test_the_tutorials_batches_are_padded_images_of_their_labels():
@@ -73,7 +94,7 @@ def test_the_tutorials_sampler_draws_what_a_perfect_network_knows(steps):
         alpha, sigma = alphas[t] ** 0.5, (1 - alphas[t]) ** 0.5
         return [(x - alpha * grey[class_labels][:, None, None, None]) / sigma]
 
-    drawn = tutorial.drawer(perfect, steps)([5, 6, 7], [2, 0, 1])
+    drawn = tutorial.drawer(perfect, steps, PLAIN)([5, 6, 7], [2, 0, 1])
     wanted = ((grey[[2, 0, 1]] + 1) * 127.5).round().to(torch.uint8)
     assert drawn.shape == (3, 1, 28, 28)
     assert (drawn == wanted[:, None, None, None]).all()
@@ -84,8 +105,8 @@ def test_the_tutorials_images_hang_on_their_own_seeds_alone():
     def wrong(x, t, class_labels, return_dict):
         return [0.5 * x]
 
-    alone = tutorial.drawer(wrong, 4)([6], [1])
-    among = tutorial.drawer(wrong, 4)([5, 6], [0, 1])
+    alone = tutorial.drawer(wrong, 4, PLAIN)([6], [1])
+    among = tutorial.drawer(wrong, 4, PLAIN)([5, 6], [0, 1])
     assert torch.equal(alone[0], among[1])
     assert not torch.equal(among[0], among[1])
 

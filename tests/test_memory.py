@@ -11,17 +11,17 @@ CODE = """
 import resource, torch
 from sfumato.memory import keep_freed
 
-def faults():
+def faults(count=12_000_000):  # 48 MB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
-        torch.ones(12_000_000).sum()  # 48 MB
+        torch.ones(count).sum()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 usual, told = faults(), keep_freed()
 faults()  # takes a block or a few, as the heap lies
 kept = min(faults() for _ in range(4))  # a system may take idle pages back in between
 keep_freed(False)
-print(usual, told, kept, faults())
+print(usual, told, kept, faults(60_000_000))  # larger than any hole that is left in the heap
 """
 
 
@@ -32,7 +32,7 @@ def test_large_blocks_are_taken_from_the_system_once():
     if told == "False":
         pytest.skip("this system's allocator can't be told")
     assert int(kept) < int(usual) / 100
-    assert int(again) > int(usual) / 2
+    assert int(again) > 5 * int(usual) / 2
 
 
 def test_it_says_whether_it_did():

@@ -58,6 +58,11 @@ def circumstances(device: torch.device) -> dict[str, str]:
     }
 
 
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether bf16 is done in software there: ten times slower than fp32 (experiments/LOG.md)."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 class Trial:
     """A few training steps in one precision, timed; and the network's output in it."""
 

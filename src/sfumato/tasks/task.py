@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..console import count, short
 from ..data import ImageData
-from ..devices import Trial, faster_precision
+from ..devices import Trial, emulates_bf16, faster_precision
 from ..folder import DataCard
 from ..networks.describe import parameter_count
 from ..networks.exactness import worst_convolution
@@ -116,6 +116,8 @@ def settle_precision(task: Any) -> tuple[str, str]:
     """
     if task.run.precision != "auto":
         return task.run.precision, f"{task.run.precision}, as asked"
+    if emulates_bf16(task.parts.device):
+        return "fp32", "fp32: here bf16 is done in software, without AVX-512"
     most = task.run.train.micro_batch or task.run.train.batch
     batch = {name: rows[: (most + 1) // 2] for name, rows in task.batches()(0).items()}
     trials = {name: _trial(task, name, batch) for name in ("fp32", "bf16")}
