@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfumato.devices import emulates_bf16
+
 from .options import Options, chosen, keep
 from .results import Part, Row
 from .rounds import Facts, Runner, in_turn, median
@@ -36,7 +38,8 @@ class Product:
 def products(case: str, quick: bool) -> list[Product]:
     widths, batches = ((32,), (4,)) if quick else (WIDTHS, BATCHES)
     make = {"matmul": matmul, "conv3x3": conv3x3}[case]
-    return [make(width, batch, name) for width in widths for batch in batches for name in FORMATS]
+    named = [name for name in FORMATS if name == "fp32" or not emulates_bf16(torch.device("cpu"))]
+    return [make(width, batch, name) for width in widths for batch in batches for name in named]
 
 
 def matmul(width: int, batch: int, name: str) -> Product:

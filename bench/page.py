@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from . import plots, quality_page, sampling_page
-from .ceiling import best, of_training
+from .ceiling import FORMATS, best, of_training
 from .machine import ROOT
 from .options import Options, say
 from .results import BEST, RESULTS, Part, Row, read
@@ -59,6 +59,15 @@ INTRO = {
 }
 
 
+OTHER = "avx2"  # a folder of results like the first
+OTHER_TITLE = "Without AVX-512"
+OTHER_INTRO = (
+    "The same on a processor without AVX-512 and bf16 instructions, as most laptops are. PyTorch "
+    "does bf16 in software there, ten times slower than fp32: `--precision auto` does not try it, "
+    "and of the peer's settings those with it are left out."
+)
+
+
 def run(options: Options) -> None:
     """Write the page into docs/, or, of results elsewhere, into that folder."""
     own = options.out.resolve() == RESULTS.resolve()
@@ -67,20 +76,29 @@ def run(options: Options) -> None:
 
 def write(results: Path, docs: Path) -> Path:
     """docs/benchmarks.md and docs/pictures/bench-*.png."""
-    everything = {bench: read(bench, results) for bench in TITLES}
-    found = {bench: parts for bench, parts in everything.items() if parts}
+    found, other = of_folder(results), of_folder(results / OTHER)
     for bench, plot in plots.PLOTS.items():
         if bench in found:
             plots.save(plot(found[bench]), docs / "pictures" / f"bench-{bench}.png")
     path = docs / "benchmarks.md"
-    path.write_text(page(found), "utf-8")
+    path.write_text(page(found, other), "utf-8")
     say(f"written to {path}")
     return path
 
 
-def page(found: Everything) -> str:
+def of_folder(results: Path) -> Everything:
+    everything = {bench: read(bench, results) for bench in TITLES}
+    return {bench: parts for bench, parts in everything.items() if parts}
+
+
+def page(found: Everything, other: Everything | None = None) -> str:
+    """other: the same on the other machine, a section of its own."""
     sections = [section(bench, found) for bench in found] or [NOTHING]
-    return "\n".join([HEAD, *sections, measured_on(found)])
+    if other:
+        bodies = [BODIES[bench](other) for bench in other]
+        sections.append("\n".join([f"## {OTHER_TITLE}\n\n{OTHER_INTRO}\n", *bodies]))
+    machines = measured_on({"": found, OTHER: other or {}})
+    return "\n".join([HEAD, *sections, f"## Measured on\n\n{machines}"])
 
 
 def section(bench: str, found: Everything) -> str:
@@ -90,13 +108,16 @@ def section(bench: str, found: Everything) -> str:
 
 
 def of_ceiling(found: Everything) -> str:
-    head = ["", "fp32 forward", "fp32 backward", "bf16 forward", "bf16 backward", "training, bf16"]
-    pairs = [(f, d) for f in ("fp32", "bf16") for d in ("forward", "backward")]
+    parts = found["ceiling"].values()
+    measured = {row.facts["format"] for part in parts for row in part.rows}
+    formats = [name for name in FORMATS if name in measured]
+    pairs = [(f, d) for f in formats for d in ("forward", "backward")]
+    head = ["", *(" ".join(pair) for pair in pairs), f"training, {formats[-1]}"]
     rows = []
-    for part in found["ceiling"].values():
-        rates = [*(best(part, *pair) for pair in pairs), of_training(part, "bf16")]
+    for part in parts:
+        rates = [*(best(part, *pair) for pair in pairs), of_training(part, formats[-1])]
         rows.append([part.case, *(f"{rate / 1e9:.0f}" for rate in rates)])
-    return table(head, rows) + again(*found["ceiling"].values())
+    return table(head, rows) + again(*parts)
 
 
 def of_training_steps(found: Everything) -> str:
@@ -302,26 +323,30 @@ def binding(cluster: Cluster, parameters: int, flops: float) -> str:
     )
 
 
-def measured_on(found: Everything) -> str:
+def measured_on(places: Mapping[str, Everything]) -> str:
     head = ["", "date", "commit", "machine", "load before, after", "others' share", "quiet"]
-    rows = []
-    for bench, parts in found.items():
-        for part in parts.values():
-            told = part.machine
-            share = told.get("others_share")
-            rows.append(
-                [
-                    f"{bench} {part.case}" if part.case != bench else bench,
-                    told["date"][:16].replace("T", " "),
-                    told["commit"],
-                    f"{told['cpu']}, {told['threads']} of {told['cores']} cores, torch "
-                    f"{told['torch']}",
-                    f"{told['load_before'][0]}, {told['load_after'][0]}",
-                    "" if share is None else f"{share:.1%}",
-                    "**no**" if "warning" in told else "yes",
-                ]
-            )
-    return f"## Measured on\n\n{table(head, rows)}"
+    rows = [
+        machine_row(where, bench, part)
+        for where, found in places.items()
+        for bench, parts in found.items()
+        for part in parts.values()
+    ]
+    return table(head, rows)
+
+
+def machine_row(where: str, bench: str, part: Part) -> list[str]:
+    told = part.machine
+    share = told.get("others_share")
+    return [
+        " ".join(filter(None, (where, *dict.fromkeys((bench, part.case))))),
+        told["date"][:16].replace("T", " "),
+        told["commit"],
+        f"{told['cpu']}, {told['cpu_capability']}, {told['threads']} of {told['cores']} cores, "
+        f"torch {told['torch']}",
+        f"{told['load_before'][0]}, {told['load_after'][0]}",
+        "" if share is None else f"{share:.1%}",
+        "**no**" if "warning" in told else "yes",
+    ]
 
 
 BODIES: dict[str, Callable[[Everything], str]] = {

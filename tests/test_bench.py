@@ -23,6 +23,7 @@ MACHINE = {
     "cpu": "a processor",
     "threads": 2,
     "cores": 2,
+    "cpu_capability": "AVX512",
     "torch": "2.13.0",
     "commit": "0123456789ab",
     "date": "2026-01-02T03:04:05+00:00",
@@ -236,6 +237,25 @@ def test_a_machine_that_was_not_quiet_is_named(tmp_path):
     put("ceiling", loud, tmp_path)
     text = page.page({"ceiling": read("ceiling", tmp_path)})
     assert "| 0.3% | **no** |" in text
+
+
+def test_the_other_machine_stands_by_itself(tmp_path):
+    """Its shares are of its own ceiling, and without bf16 none is shown."""
+    whole = ceiling("conv3x3", 2.0)
+    exact = replace(whole, rows=tuple(r for r in whole.rows if r.facts["format"] == "fp32"))
+    row = replace(FAST, facts={"precision": "fp32: here"})
+    told = {"words": "a net", "peer": "a peer", "batch": 16}
+    one = replace(part("unet2d-16", SLOW, row, **told), machine={**MACHINE, "cpu": "a laptop"})
+    for where in (tmp_path, tmp_path / page.OTHER):
+        put("ceiling", exact if where.name == page.OTHER else ceiling("conv3x3"), where)
+        put("training", one, where)
+    text = page.write(tmp_path, tmp_path / "docs").read_text("utf-8")
+    first, second = text.split(f"## {page.OTHER_TITLE}")
+    assert "125% of fp32" in first  # 1.5e9 of 3 / (1 / 2e9 + 2 / 1e9) FLOP/s
+    assert "62% of fp32" in second
+    assert "training, bf16" in first
+    assert "bf16 forward" not in second
+    assert "| avx2 training unet2d-16 | 2026-01-02 03:04 | 0123456789ab | a laptop" in second
 
 
 def test_training_is_a_third_forward_and_two_thirds_backward():

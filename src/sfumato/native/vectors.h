@@ -15,7 +15,7 @@
 #define WIDE (LANES * SIDE)
 #define FEW 4 /* as ROWS, where rows come in sixteens */
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 

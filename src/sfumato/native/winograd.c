@@ -65,10 +65,11 @@ static inline void taps_of(const float *w, int64_t next, vec *k) {
     turn(r);
     for (int n = 0; n < TAPS; n++) k[n] = (vec)r[n];
 }
-#else
-static inline void taps_of(const float *w, int64_t next, vec *k) {
-    for (int n = 0; n < TAPS; n++)
-        for (int l = 0; l < LANES; l++) k[n][l] = w[l * next + n];
+#elif defined(__AVX2__)
+static inline void taps_of(const float *w, int64_t next, vec *k) { /* all but the last are turned */
+    for (int l = 0; l < LANES; l++) k[l] = get(w + l * next);
+    turn(k);
+    for (int l = 0; l < LANES; l++) k[TAPS - 1][l] = w[l * next + TAPS - 1];
 }
 #endif
 

@@ -33,6 +33,25 @@ static inline int idle(const Shape *s, int64_t xi) {
 
 #define TAPS 9 /* of a kernel */
 
+#if LANES == 8 && defined(__AVX2__)
+static inline void turn(vec r[8]) { /* r[i][j] and r[j][i] change places */
+    __m256 t[8], u[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps((__m256)r[i], (__m256)r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps((__m256)r[i], (__m256)r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            u[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], 0x44);
+            u[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        r[i] = (vec)_mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+        r[4 + i] = (vec)_mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+}
+#endif
+
 #else
 
 /* Where the `side` x `side` pixels from (edge, edge) of tile t's own 2 x 2 on begin; `none`, which

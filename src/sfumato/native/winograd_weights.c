@@ -52,11 +52,19 @@ static void NAME(settle)(const Shape *s, const float *sums, int64_t step, float 
         vec *h = half + 4 * j, sum = (h[1] + h[2]) * 0.5f;
         k[3 * j] = h[0] + sum, k[3 * j + 1] = (h[1] - h[2]) * 0.5f, k[3 * j + 2] = sum + h[3];
     }
+#if LANES == 8
+    turn(k);
+    for (int l = 0; l < LANES; l++) {
+        put(dw + l * s->I * TAPS, k[l]);
+        dw[l * s->I * TAPS + TAPS - 1] = k[TAPS - 1][l];
+    }
+#else
     for (int l = 0; l < LANES; l++)
         for (int n = 0; n < TAPS; n++) dw[l * s->I * TAPS + n] = k[n][l];
+#endif
 }
 
-/* Of `deep` tiles from `first` on, row i: V[j][c / LANES][k][c % LANES][P], D[j][panel][k][o][P] */
+/* Of `deep` tiles from `first` on, row i: V[j][c / 16][k][c % 16][P], D[j][panel][k][o][P] */
 static inline __attribute__((always_inline)) void NAME(row)(
     const Shape *s, Grid g, const PIXEL *x, const PIXEL *dy, int64_t first, int64_t deep,
     int i, int64_t o0, int64_t o1, const PIXEL *none, PIXEL *V, PIXEL *D, float *db) {
@@ -71,7 +79,8 @@ static inline __attribute__((always_inline)) void NAME(row)(
             for (int p = 0; p < PAIR; p++) NAME(spread_row)(in[p], c, i, v[p]);
             for (int j = 0; j < 4; j++) {
                 vec both[] = {v[0][j], v[PAIR - 1][j]};
-                NAME(beside)(V + j * (deep * s->I + ASIDE) + c * deep + k * LANES * PAIR, both);
+                PIXEL *to = V + j * (deep * s->I + ASIDE) + c / 16 * 16 * deep;
+                NAME(beside)(to + (k * 16 + c % 16) * PAIR, both);
             }
         }
         for (int64_t c = o0; c < o1; c += LANES) {
@@ -102,11 +111,11 @@ static void NAME(rows)(const Shape *s, Grid g, const PIXEL *x, const PIXEL *dy, 
 }
 
 /* See winograd_weights: of few tiles, whose kernels' gradients are many more than they; the sums
- * of LANES inputs and WIDE outputs become theirs without seeing memory. */
+ * of 16 inputs and WIDE outputs become theirs without seeing memory. */
 static int NAME(weights_of_few)(const Shape *s, Grid g, const PIXEL *x, const PIXEL *dy, float *dw,
                                 float *db, int64_t threads) {
-    const int64_t deep = (g.all + PAIR - 1) / PAIR * PAIR, groups = s->I / LANES;
-    const int64_t v_next = deep * s->I + ASIDE, d_next = deep * s->O + ASIDE, step = LANES * WIDE;
+    const int64_t deep = (g.all + PAIR - 1) / PAIR * PAIR, groups = s->I / 16;
+    const int64_t v_next = deep * s->I + ASIDE, d_next = deep * s->O + ASIDE, step = 16 * WIDE;
     PIXEL *V = aligned_alloc(64, 16 * v_next * sizeof(PIXEL));
     PIXEL *D = aligned_alloc(64, 16 * d_next * sizeof(PIXEL));
     PIXEL *none = calloc(s->I + s->O, sizeof(PIXEL));
@@ -120,16 +129,14 @@ static int NAME(weights_of_few)(const Shape *s, Grid g, const PIXEL *x, const PI
                            D + 4 * i * d_next, db);
 #pragma omp for schedule(static)
         for (int64_t piece = 0; piece < (s->O + WIDE - 1) / WIDE * groups; piece++) {
-            float M[16 * LANES * WIDE] __attribute__((aligned(64)));
-            int64_t o = piece / groups * WIDE, c = piece % groups * LANES;
+            float M[16 * 16 * WIDE] __attribute__((aligned(64)));
+            int64_t o = piece / groups * WIDE, c = piece % groups * 16;
             int64_t width = least(WIDE, s->O - o);
             for (int64_t xi = 0; xi < 16 && !failed; xi++)
-                for (int64_t r = 0; r < LANES && !idle(s, xi); r += FEW)
-                    NAME(outers)[width / LANES - 1](
-                        V + xi * v_next + c * deep + r * PAIR, LANES * PAIR, PAIR,
-                        D + xi * d_next + o * deep, width * PAIR, deep / PAIR,
-                        M + xi * step + r * WIDE, WIDE, 0);
-            for (int64_t n = 0; n < LANES * width && !failed; n += LANES) {
+                if (!idle(s, xi))
+                    NAME(sixteen)(V + xi * v_next + c * deep, D + xi * d_next + o * deep, width,
+                                  deep / PAIR, M + xi * step, WIDE, 0);
+            for (int64_t n = 0; n < 16 * width && !failed; n += LANES) {
                 int64_t r = n / width, l = n % width;
                 NAME(settle)(s, M + r * WIDE + l, step, dw + ((o + l) * s->I + c + r) * TAPS);
             }
@@ -169,11 +176,10 @@ int NAME(winograd_weights)(const Shape *s, const PIXEL *x, const PIXEL *dy, floa
             for (int64_t j = 0; j < 4; j++)
                 for (int64_t o = o0; o < o1 && !idle(s, j); o += WIDE) {
                     int64_t width = least(WIDE, s->O - o);
-                    for (int64_t c = 0; c < s->I; c += FEW)
-                        NAME(outers)[width / LANES - 1](
-                            V + j * v_next + c / LANES * LANES * DEEP + c % LANES * PAIR,
-                            LANES * PAIR, PAIR, D + j * d_next + o * DEEP, width * PAIR, depth,
-                            sums + (4 * i + j) * next + c * s->O + o, s->O, first > 0);
+                    for (int64_t c = 0; c < s->I; c += 16)
+                        NAME(sixteen)(V + j * v_next + c * DEEP, D + j * d_next + o * DEEP, width,
+                                      depth, sums + (4 * i + j) * next + c * s->O + o, s->O,
+                                      first > 0);
                 }
         }
         free(V);
