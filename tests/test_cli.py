@@ -152,6 +152,23 @@ def test_what_changed_on_the_machine_is_told(sfumato, monkeypatch):
     assert re.search(r"not bit for bit: threads \d+ then, 77 now\.", told)
 
 
+def test_a_run_of_bf16_moves_to_a_machine_that_has_none(sfumato, tmp_path, monkeypatch):
+    rough = ["bf16" if word == "fp32" else word for word in TINY]
+    sfumato("train", "digits", "--steps", "1", *rough)
+    run = tmp_path / "runs" / "digits"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    drawn, slow = "in fp32: bf16 is done in software here", "go on by --precision fp32"
+    assert drawn in sfumato("sample", "last", "--count", "2")
+    assert read_settings(run / "drawn" / "samples.png")["precision"] == "fp32"
+    assert drawn not in sfumato("sample", "last", "--count", "2", "--precision", "bf16")
+    assert read_settings(run / "drawn-2" / "samples.png")["precision"] == "bf16"
+    assert slow in sfumato("train", "last", "--steps", "2")
+    assert loads((run / "run.json").read_text()).precision == "bf16"
+    assert slow not in sfumato("train", "last", "--steps", "3", "--precision", "fp32")
+    assert loads((run / "run.json").read_text()).precision == "fp32"
+    assert drawn not in sfumato("sample", "last", "--count", "2")
+
+
 def test_a_spent_budget_is_said_and_a_larger_one_is_looked_at(sfumato, tmp_path):
     sfumato("train", "digits", "--steps", "2", *TINY)
     assert "To train it longer" in sfumato("train", "runs/digits")

@@ -63,6 +63,14 @@ def emulates_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
+SLOW_BF16 = "bf16 is done in software here, about ten times slower than fp32"
+
+
+def precision_here(precision: str, device: torch.device) -> str:
+    """What to draw in there, of what was trained in `precision`: fp32 where bf16 is emulated."""
+    return "fp32" if precision == "bf16" and emulates_bf16(device) else precision
+
+
 class Trial:
     """A few training steps in one precision, timed; and the network's output in it."""
 

@@ -14,7 +14,7 @@ from .codec import Codec, Pixels
 from .conditions import Captions, Conditions, Labels, Nothing
 from .config import ClassifierRun, Run, SamplingConfig
 from .denoiser import Denoiser, NetworkDenoiser, OnProcess
-from .devices import DTYPES
+from .devices import DTYPES, precision_here
 from .folder import DataCard, find, read_card
 from .generation import OnPoint, Order, draw
 from .guidance import Autoguidance, LogProb, Within
@@ -49,6 +49,11 @@ class Loaded:
         return None if self.guide is None else log_prob_of(self.guide)
 
     @property
+    def precision(self) -> str:
+        """What images are drawn in."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.denoiser.precision)
+
+    @property
     def artist(self) -> Denoiser:
         """What images are drawn with."""
         return self.denoiser if self.away is None else self.away
@@ -62,6 +67,8 @@ def load_run(
     best: bool = False,
 ) -> Loaded:
     """The newest whole checkpoint of a run, or its best average, ready to draw from.
+
+    precision: "fp32" or "bf16"; None is what it was trained in, unless the device emulates that.
 
     Raises: FileNotFoundError where there is no run, or none with a checkpoint; ValueError where it
     draws nothing.
@@ -80,7 +87,7 @@ def load_run(
     check_network(run, tensors, folder)
     denoiser = build(run, device).eval()
     take(denoiser, tensors, folder)
-    denoiser.precision = DTYPES[precision or run.precision]
+    denoiser.precision = DTYPES[precision or precision_here(run.precision, device)]
     card = read_card(folder)
     codec = run.codec.build(folder, device)
     conditions = conditions_in(folder, run)
@@ -191,6 +198,7 @@ def guided(loaded: Loaded, name: str) -> Loaded:
     _, tensors = load_weights(folder, False, False)
     check_network(run, tensors, folder)
     guide = build_classifier(run, loaded.device).eval()
+    guide.precision = loaded.denoiser.precision
     take(guide, tensors, folder)
     guide.requires_grad_(False)
     names, own = read_card(folder).class_names, loaded.card.class_names

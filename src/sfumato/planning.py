@@ -33,6 +33,7 @@ FREE_TO_CHANGE = {  # when a run goes on: nothing that the finished steps depend
     ),
     *("train.save_every_seconds", "train.previews", "train.micro_batch", "sampling", "name"),
     *("train.epochs", "train.preview_epochs", "train.compiled", "train.fsdp"),
+    "precision",  # of the steps to come: a run may move to a machine that has other arithmetic
     "data.unreadable",
     "train.epoch_images",  # the data are compared by their fingerprint
 }

@@ -13,6 +13,7 @@ from .console import Reporter, count, duration
 from .data import ImageData, fingerprint
 from .data.changes import changes, index, index_text, read_index
 from .data.quarantine import as_text
+from .devices import SLOW_BF16, precision_here
 from .distributed import Follower, Group, Training
 from .doctor.before import warn_before
 from .doctor.record import look_and_leave
@@ -186,6 +187,8 @@ class Trainer:
             saved = read_run(folder)
             precision = saved.precision if self.run.precision == "auto" else self.run.precision
             self.run = check_same(saved, replace(self.run, precision=precision))
+            if precision_here(precision, self.device) != precision:
+                reporter.warn(f"{SLOW_BF16}: go on by --precision fp32")
         else:
             precision, reason = settle_precision(task)
             self.run = replace(self.run, precision=precision)

@@ -176,7 +176,7 @@ def drawing(loaded: Loaded, order: Order) -> Drawing:
         guidance=sampling.guidance,
         asked=f"{asked} in the shares of the data" if known else "nothing",
         seeds=f"0 to {len(order) - 1}",
-        precision=loaded.run.precision,
+        precision=loaded.precision,
         version=version(),
     )
 

@@ -371,7 +371,7 @@ def record_of(
         "run": loaded.folder.name,
         "step": loaded.step,
         "weights": loaded.weights,
-        "precision": str(loaded.denoiser.precision).removeprefix("torch."),
+        "precision": loaded.precision,
         "clipped": loaded.run.sampling.clipped,
         "measure": "root mean square distance, as they are diffused, to the images of "
         f"{REFERENCE} in {plan.steps} steps of Karras' grid from the same noise",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..console import count, short
 from ..data import ImageData
-from ..devices import Trial, emulates_bf16, faster_precision
+from ..devices import SLOW_BF16, Trial, emulates_bf16, faster_precision
 from ..folder import DataCard
 from ..networks.describe import parameter_count
 from ..networks.exactness import worst_convolution
@@ -114,10 +114,12 @@ def settle_precision(task: Any) -> tuple[str, str]:
     forward and backward, is right to EXACT on the shapes that this network gives it. Half a batch
     is tried: what fp32 keeps of it is no more than bf16 keeps of the whole.
     """
+    slow = emulates_bf16(task.parts.device)
     if task.run.precision != "auto":
-        return task.run.precision, f"{task.run.precision}, as asked"
-    if emulates_bf16(task.parts.device):
-        return "fp32", "fp32: here bf16 is done in software, without AVX-512"
+        more = f"; {SLOW_BF16}" if slow and task.run.precision == "bf16" else ""
+        return task.run.precision, f"{task.run.precision}, as asked{more}"
+    if slow:
+        return "fp32", f"fp32: {SLOW_BF16}"
     most = task.run.train.micro_batch or task.run.train.batch
     batch = {name: rows[: (most + 1) // 2] for name, rows in task.batches()(0).items()}
     trials = {name: _trial(task, name, batch) for name in ("fp32", "bf16")}
