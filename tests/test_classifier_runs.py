@@ -98,6 +98,15 @@ def test_what_guides_what(root):
     assert torch.equal(by.x0, plain.x0)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_guide_computes_in_what_the_model_does(root, precision):
+    loaded = guided(
+        load_run(str(root / "model"), CPU, precision=precision), str(root / "classifier")
+    )
+    assert loaded.precision == precision
+    assert loaded.guide.precision == loaded.denoiser.precision
+
+
 def test_the_guide_is_the_average_of_its_run_and_is_not_trained(root):
     loaded = guided(load_run(str(root / "model"), CPU), str(root / "classifier"))
     assert loaded.guide is not None
