@@ -90,6 +90,10 @@ def test_memory_is_20_bytes_a_weight_and_the_disk_keeps_a_twentieth_free() -> No
     short = check_machine(replace(GOOD, disk=round(room / 0.95) - 2), weights, keep)
     assert told(short) == [("disk-short", "wrong")]
     assert told(check_machine(replace(GOOD, memory=None, disk=None), weights, keep)) == []
+    slow = replace(GOOD, emulated=True)
+    assert [told(check_machine(slow, weights, keep, p)) for p in ("auto", "fp32")] == [[], []]
+    assert told(check_machine(slow, weights, keep, "bf16")) == [("bf16-emulated", "risk")]
+    assert told(check_machine(GOOD, weights, keep, "bf16")) == []
     on_gpu = replace(GOOD, device="cuda", gpu=True, unreached=True)
     assert told(check_machine(on_gpu, weights, keep)) == []
 

@@ -288,6 +288,7 @@ PLANTED = [
     typed("by-heart", "unet2d_mnist", "train.steps=700000 train.epochs=null", seconds=0.001),
     typed("gpu-unused", "digits", "train.seed=1", machine=replace(GOOD, gpu=True)),
     typed("gpu-unreached", "digits", "train.seed=1", machine=replace(GOOD, unreached=True)),
+    typed("bf16-emulated", "digits", "precision=bf16", machine=replace(GOOD, emulated=True)),
     typed("memory-short", "digits", "train.seed=1", machine=replace(GOOD, memory=10**6)),
     typed("disk-short", "digits", "train.seed=1", machine=replace(GOOD, disk=10**6)),
     logged("loss-diverged", "a loss that jumps", log(loss=lambda n: 0.1 if n < 300 else 2.0)),

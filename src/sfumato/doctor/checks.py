@@ -162,7 +162,8 @@ def of_means(
     seconds: of a step; None to estimate it from below. ended: at which step, of a run that has.
     """
     weights = weights_of(config)
-    yield from check_machine(machine, weights, config.train.keep)
+    precision = config.precision if ended is None else "auto"
+    yield from check_machine(machine, weights, config.train.keep, precision)
     least = seconds is None
     if seconds is None and isinstance(config, Run):
         work = 3 * forward(config, data) * config.train.batch

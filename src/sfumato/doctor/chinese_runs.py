@@ -15,6 +15,11 @@ CHINESE_RUNS: dict[str, tuple[str, str, str]] = {
         "GPU 快 20 到 100 倍。",
         "安装 PyTorch 的 CUDA 版：`GO_TORCH=cuda python3 go.py test`",
     ),
+    "bf16-emulated": (
+        "训练用 bf16，而这个处理器只能用软件模拟它。",
+        "一步要花 fp32 的十倍左右的时间。",
+        "`{train} --precision fp32`",
+    ),
     "memory-short": (
         "权重、平均和优化器要 {needed:.1f} GB，只剩 {free:.1f} GB。",
         "训练会在开始或中途被系统杀掉。",

@@ -14,6 +14,11 @@ ENGLISH_RUNS: dict[str, tuple[str, str, str]] = {
         "A GPU is 20 to 100 times as fast.",
         "Install PyTorch's CUDA build: `GO_TORCH=cuda python3 go.py test`",
     ),
+    "bf16-emulated": (
+        "The run is in bf16, which this processor does in software.",
+        "A step takes about ten times as long as in fp32.",
+        "`{train} --precision fp32`",
+    ),
     "memory-short": (
         "Weights, average and optimizer take {needed:.1f} GB; {free:.1f} GB are free.",
         "The run would be killed, at the start or in the middle.",

@@ -9,6 +9,7 @@ from time import perf_counter, process_time
 import torch
 from torch import nn
 
+from ..devices import emulates_bf16
 from ..networks.winograd import convolve
 from ..preflight import disk_needed, free_memory
 from .finding import RISK, WRONG, Finding, found
@@ -21,6 +22,7 @@ class Machine:
     """device: its type. memory, disk: free bytes; None where the system does not tell.
 
     gpu: one that PyTorch reaches. unreached: one that the system has and PyTorch does not reach.
+    emulated: the device does bf16 in software.
     """
 
     device: str
@@ -28,6 +30,7 @@ class Machine:
     unreached: bool
     memory: int | None
     disk: int | None
+    emulated: bool = False
 
 
 def this_machine(device: torch.device, folder: Path = Path()) -> Machine:
@@ -40,15 +43,19 @@ def this_machine(device: torch.device, folder: Path = Path()) -> Machine:
     while not folder.exists():
         folder = folder.parent
     disk = shutil.disk_usage(folder).free
-    return Machine(device.type, gpu, there and not gpu, memory, disk)
+    return Machine(device.type, gpu, there and not gpu, memory, disk, emulates_bf16(device))
 
 
-def check_machine(machine: Machine, weights: int, keep: int) -> Iterator[Finding]:
-    """weights: of the network. keep: checkpoints."""
+def check_machine(
+    machine: Machine, weights: int, keep: int, precision: str = "auto"
+) -> Iterator[Finding]:
+    """weights: of the network. keep: checkpoints. precision: of steps that are still to come."""
     if machine.device == "cpu" and machine.gpu:
         yield found("gpu-unused", RISK)
     if machine.device == "cpu" and machine.unreached:
         yield found("gpu-unreached", RISK, version=torch.__version__)
+    if machine.emulated and precision == "bf16":
+        yield found("bf16-emulated", RISK)
     needed = OF_WEIGHTS * weights
     if machine.memory is not None and needed > machine.memory:
         yield found("memory-short", WRONG, needed=needed / 1e9, free=machine.memory / 1e9)
@@ -60,7 +67,8 @@ def check_machine(machine: Machine, weights: int, keep: int) -> Iterator[Finding
 def pace(device: torch.device) -> float:
     """FLOP a second of a convolution that suits the device, in whichever precision is faster."""
     half = torch.float16 if device.type == "mps" else torch.bfloat16
-    return max(_rate(device, dtype) for dtype in (torch.float32, half))
+    tried = (torch.float32,) if emulates_bf16(device) else (torch.float32, half)
+    return max(_rate(device, dtype) for dtype in tried)
 
 
 def _rate(device: torch.device, dtype: torch.dtype) -> float:
