@@ -49,9 +49,12 @@ class Tuning:
 
     @classmethod
     def named(cls, words: str) -> "Tuning":
-        """The one whose words these are."""
+        """The one whose words these are. Raises: ValueError where they are none's."""
         said = ("bf16 autocast", "channels_last", "fused optimizer", "torch.compile", "memory kept")
-        return cls(*(part in words for part in said))
+        meant = cls(*(part in words for part in said))
+        if str(meant) != words:
+            raise ValueError(f"{words!r} is no tuning of a peer; one like it is {str(meant)!r}.")
+        return meant
 
     def __str__(self) -> str:
         chosen = [

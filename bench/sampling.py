@@ -77,7 +77,7 @@ def opened(options: Options) -> tuple[Loaded, Judge]:
 
 def settings_of(loaded: Loaded, judge: Judge, sampling: SamplingConfig) -> Facts:
     return {
-        **{"images": judge.images, "precision": loaded.run.precision},
+        **{"images": judge.images, "precision": loaded.precision},
         **{"run": loaded.folder.name, "step": loaded.step, "guidance": sampling.guidance},
         **{"guidance_from": sampling.guidance_from, "guidance_to": plain(sampling.guidance_to)},
         **{"network": type(loaded.run.network).__name__, "reference": judge.told},

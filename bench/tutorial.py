@@ -114,6 +114,8 @@ class Tutorial:
         if not (folder / STATE).exists():
             return
         state = torch.load(folder / STATE, weights_only=True)
+        if state["tuning"] != str(self.tuning):
+            raise ValueError(f"{folder} was begun by {state['tuning']}, not by {self.tuning}.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rate.load_state_dict(state["rate"])

@@ -81,6 +81,13 @@ def test_only_inside_the_interval(root):
     assert torch.equal(found(x, outside, label).x0, loaded.denoiser(x, outside, label).x0)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_worse_model_computes_in_what_the_better_one_does(root, precision):
+    loaded = load_run(str(root / "good"), CPU, precision=precision)
+    found = autoguided(loaded, replace(loaded.run.sampling, worse=str(root / "worse"))).artist
+    assert found.worse.precision == loaded.denoiser.precision
+
+
 def test_a_model_of_other_images_is_refused(root):
     loaded = load_run(str(root / "good"), CPU)
     with pytest.raises(ValueError, match="class_names"):

@@ -57,8 +57,12 @@ def test_a_saved_tutorial_draws_as_it_was_trained(tmp_path, monkeypatch):
     training.save(tmp_path)
     model, tuning = tutorial.Tutorial.saved(tmp_path)
     assert tuning == OTHER == Tuning.named(str(OTHER))
-    assert model.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(model.conv_in.weight, training.model.conv_in.weight)
+    assert model.conv_out.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model.conv_out.weight, training.model.conv_out.weight)
+    with pytest.raises(ValueError, match="was begun by bf16 autocast, channels_last"):
+        begun().restore(tmp_path)
+    with pytest.raises(ValueError, match="'bf16' is no tuning of a peer"):
+        Tuning.named("bf16")
 
 
 def test_the_fastest_tuning_is_the_one_that_takes_least(monkeypatch):

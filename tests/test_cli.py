@@ -157,14 +157,16 @@ def test_a_run_of_bf16_moves_to_a_machine_that_has_none(sfumato, tmp_path, monke
     sfumato("train", "digits", "--steps", "1", *rough)
     run = tmp_path / "runs" / "digits"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    drawn, slow = "in fp32: bf16 is done in software here", "go on by --precision fp32"
+    drawn, slow = "in fp32: bf16 is done in software here", "--precision fp32` goes on so"
     assert drawn in sfumato("sample", "last", "--count", "2")
     assert read_settings(run / "drawn" / "samples.png")["precision"] == "fp32"
     assert drawn not in sfumato("sample", "last", "--count", "2", "--precision", "bf16")
     assert read_settings(run / "drawn-2" / "samples.png")["precision"] == "bf16"
     assert slow in sfumato("train", "last", "--steps", "2")
     assert loads((run / "run.json").read_text()).precision == "bf16"
-    assert slow not in sfumato("train", "last", "--steps", "3", "--precision", "fp32")
+    told = sfumato("train", "last", "--steps", "3", "--precision", "fp32")
+    assert "in bf16 until now, in fp32 from here on" in told
+    assert slow not in told
     assert loads((run / "run.json").read_text()).precision == "fp32"
     assert drawn not in sfumato("sample", "last", "--count", "2")
 

@@ -225,8 +225,12 @@ def test_the_verdict_of_nothing_is_healthy():
 def test_the_pace_that_is_at_best_is_that_of_the_faster_precision(monkeypatch):
     rates = {torch.float32: 1e9, torch.bfloat16: 3e9}
     monkeypatch.setattr("sfumato.doctor.machine._rate", lambda device, dtype: rates[dtype])
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert pace(torch.device("cpu")) == 3e9
-    rates[torch.bfloat16] = 1e8  # emulated
+    rates[torch.bfloat16] = 1e8
+    assert pace(torch.device("cpu")) == 1e9
+    del rates[torch.bfloat16]  # where it is emulated it is not even timed
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert pace(torch.device("cpu")) == 1e9
 
 

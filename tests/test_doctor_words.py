@@ -181,6 +181,9 @@ def test_a_run_that_has_ended_is_judged_by_the_steps_it_took(tmp_path):
     append_metrics(tmp_path, *rows_of(42, 101.0))
     seen = {f.code: dict(f.facts) for f in look_at_run(str(tmp_path), faults.GOOD, data)}
     assert seen["few-steps"]["steps"] == 42
+    (tmp_path / "run.json").write_text(dumps(replace(run, precision="bf16")))
+    there = look_at_run(str(tmp_path), replace(faults.GOOD, emulated=True), data)
+    assert "bf16-emulated" not in {f.code for f in there}  # no step of it is to come
 
 
 def test_a_machine_that_slowed_is_no_risk_to_a_run_that_has_ended():

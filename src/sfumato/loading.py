@@ -14,7 +14,7 @@ from .codec import Codec, Pixels
 from .conditions import Captions, Conditions, Labels, Nothing
 from .config import ClassifierRun, Run, SamplingConfig
 from .denoiser import Denoiser, NetworkDenoiser, OnProcess
-from .devices import DTYPES, precision_here
+from .devices import DTYPES, SLOW_BF16, emulates_bf16, precision_here
 from .folder import DataCard, find, read_card
 from .generation import OnPoint, Order, draw
 from .guidance import Autoguidance, LogProb, Within
@@ -52,6 +52,14 @@ class Loaded:
     def precision(self) -> str:
         """What images are drawn in."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.denoiser.precision)
+
+    @property
+    def moved(self) -> str:
+        """What is to be said where it draws in fp32 what was trained in bf16; else nothing."""
+        kept = (self.precision, self.run.precision) != ("fp32", "bf16")
+        if kept or not emulates_bf16(self.device):
+            return ""
+        return f"in fp32: {SLOW_BF16}, and the run was trained in it"
 
     @property
     def artist(self) -> Denoiser:
@@ -222,7 +230,7 @@ def autoguided(loaded: Loaded, sampling: SamplingConfig) -> Loaded:
     if path.parent.name == "checkpoints":
         worse: Denoiser = _earlier(loaded, path)
     else:
-        other = load_run(sampling.worse, loaded.device)
+        other = load_run(sampling.worse, loaded.device, precision=loaded.precision)
         _check_same_kind(loaded, other)
         worse = other.denoiser
     process = loaded.denoiser.process

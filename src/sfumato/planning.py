@@ -22,7 +22,7 @@ from .recipes.own_images import NAME, own_images
 from .solvers import DDIM
 from .tasks import TASKS
 
-FREE_TO_CHANGE = {  # when a run goes on: nothing that the finished steps depended on
+FREE_TO_CHANGE = {  # when a run goes on: what the finished steps did not depend on
     *(
         "train.steps",
         "train.images",
@@ -33,7 +33,7 @@ FREE_TO_CHANGE = {  # when a run goes on: nothing that the finished steps depend
     ),
     *("train.save_every_seconds", "train.previews", "train.micro_batch", "sampling", "name"),
     *("train.epochs", "train.preview_epochs", "train.compiled", "train.fsdp"),
-    "precision",  # of the steps to come: a run may move to a machine that has other arithmetic
+    "precision",  # they did, but a run may move to a machine with other arithmetic; it is told
     "data.unreadable",
     "train.epoch_images",  # the data are compared by their fingerprint
 }

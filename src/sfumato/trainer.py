@@ -187,8 +187,10 @@ class Trainer:
             saved = read_run(folder)
             precision = saved.precision if self.run.precision == "auto" else self.run.precision
             self.run = check_same(saved, replace(self.run, precision=precision))
+            if precision != saved.precision:
+                reporter.warn(f"in {saved.precision} until now, in {precision} from here on")
             if precision_here(precision, self.device) != precision:
-                reporter.warn(f"{SLOW_BF16}: go on by --precision fp32")
+                reporter.warn(f"{SLOW_BF16}: `sfumato train {folder} --precision fp32` goes on so")
         else:
             precision, reason = settle_precision(task)
             self.run = replace(self.run, precision=precision)

@@ -224,6 +224,7 @@ def samples_of(loaded: Loaded, order: Order, path: Path, reporter: Reporter) -> 
     recipe = json.dumps(
         {
             "step": loaded.step,
+            "precision": loaded.precision,
             "sampling": to_dict(loaded.run.sampling),
             "seeds": len(order),
             "labels": order.labels and list(order.labels),
@@ -234,7 +235,8 @@ def samples_of(loaded: Loaded, order: Order, path: Path, reporter: Reporter) -> 
         with np.load(path) as saved:
             if str(saved["recipe"]) == recipe:
                 return torch.from_numpy(saved["images"])
-    reporter.say(f"drawing {len(order):,} images from {loaded.folder.name} ...")
+    moved = f" {loaded.moved}" if loaded.moved else ""
+    reporter.say(f"drawing {len(order):,} images from {loaded.folder.name}{moved} ...")
     images = draw_with_progress(loaded, order, loaded.run.sampling, DRAWN_AT_ONCE, reporter)
     with replacing(path) as draft:
         np.savez_compressed(draft, images=images.numpy(), recipe=np.array(recipe))

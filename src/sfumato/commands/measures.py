@@ -325,6 +325,7 @@ def measure_classifier(subject: Subject) -> Report:
     run, data, device = subject.run, subject.data, subject.device
     step, tensors = load_weights(subject.folder, False, subject.args.best)
     model = build_classifier(run, device).eval()
+    model.precision = torch.float32  # as a denoiser's loss is measured
     model.load_state_dict(tensors)
     batch = held_out_batch(run, data, device)
 

@@ -13,7 +13,7 @@ from ..codec import Pixels
 from ..conditions import Captions
 from ..config import SamplingConfig
 from ..console import Reporter
-from ..devices import SLOW_BF16, pick_device
+from ..devices import pick_device
 from ..films import film
 from ..folder import DataCard, new_folder
 from ..generation import Order, class_rows
@@ -105,7 +105,6 @@ def run_sample(args: Sample) -> None:
             raise UsageError(f"--{name} {value}; at least 1 is needed.")
     device = pick_device(args.device)
     loaded = load_run(args.run, device, args.raw, args.precision, args.best)
-    elsewhere = args.precision is None and loaded.precision != loaded.run.precision
     sampling, notes = sampling_asked(args, loaded)
     loaded = guided_as(loaded, sampling)
     order = order_of(args, loaded)
@@ -120,8 +119,8 @@ def run_sample(args: Sample) -> None:
             f"{loaded.weights} weights, "
             f"{sampling.solver}, {sampling.steps} steps, guidance {sampling.guidance:g}"
         )
-        if elsewhere:
-            reporter.say(f"  in {loaded.precision}: {SLOW_BF16}, and the run was trained in bf16")
+        if loaded.moved:
+            reporter.say(f"  {loaded.moved}")
         images = draw_with_progress(loaded, order, sampling, args.batch, reporter)
         out = new_folder(wanted.parent, wanted.name)
         write_grid(images, order, loaded, sampling, out / "samples.png", args.columns)

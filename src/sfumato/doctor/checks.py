@@ -12,6 +12,7 @@ from ..assembly import splits_of
 from ..codec import Pixels
 from ..config import AnyRun, AutoencoderRun, Run
 from ..data import ImageData, Tolerance, fingerprint, load
+from ..devices import pick_device
 from ..folder import DataCard, read_card, read_metrics
 from ..interop.fitting import skeleton
 from ..kinds import read_run
@@ -48,7 +49,7 @@ def look_at_data(source: str) -> list[Finding]:
 
 def look_at_plan(config: AnyRun, machine: Machine | None = None) -> list[Finding]:
     """A run's settings with its images, where they can be read."""
-    machine = machine or this_machine(torch.device("cpu"))
+    machine = machine or this_machine(pick_device())
     findings = list(of_settings(config))
     data = None
     try:
@@ -98,7 +99,7 @@ def look_at_run(
     findings += of_drawings(config, data, folder)
     train = run.of_kind(rows, "train")
     if train and train[-1]["step"]:
-        machine = machine or this_machine(torch.device("cpu"), folder)
+        machine = machine or this_machine(pick_device(), folder)
         seconds = train[-1]["seconds"] / train[-1]["step"]
         findings += of_means(config, data, machine, seconds, run.ended_at(config, rows))
     return sorted_by_severity(findings)

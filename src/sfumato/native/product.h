@@ -43,23 +43,20 @@ static NAME(Product) *const NAME(outers)[] = {
 #else
 static NAME(Product) *const NAME(products)[] = {NAME(product1), NAME(product2)};
 static NAME(Product) *const NAME(outers)[] = {NAME(outer1), NAME(outer2)};
-PRODUCT(five, 5, 1)
 PRODUCT(five, 5, 2)
-static NAME(Product) *const NAME(fives)[] = {NAME(five1), NAME(five2)};
 #endif
 
-/* sums[r] += sum over k of a[k][r] b[k], sixteen rows, `width` wide */
+/* sums[r] += sum over k of a[k][r] b[k], sixteen rows, `width` wide, of which there are sixteens */
 static inline void NAME(sixteen)(const PIXEL *a, const PIXEL *b, int64_t width, int64_t depth,
                                  float *sums, int64_t next, int more) {
-    const int64_t panel = width / LANES - 1, across = width * PAIR;
 #if SIDE == 4
     for (int64_t r = 0; r < 16; r += FEW)
-        NAME(outers)[panel](a + r * PAIR, 16 * PAIR, PAIR, b, across, depth, sums + r * next, next,
-                            more);
-#else /* 8 sums are no more than what two additions, 4 turns each, have under way: 6 + 5 + 5 rows */
-    NAME(products)[panel](a, 16, 1, b, across, depth, sums, next, more);
-    for (int64_t r = 6; r < 16; r += 5)
-        NAME(fives)[panel](a + r, 16, 1, b, across, depth, sums + r * next, next, more);
+        NAME(outers)[width / LANES - 1](a + r * PAIR, 16 * PAIR, PAIR, b, width * PAIR, depth,
+                                        sums + r * next, next, more);
+#else /* two additions begin in each cycle and take four: more than 8 sums have to be under way */
+    NAME(product2)(a, 16, 1, b, width, depth, sums, next, more);
+    for (int64_t r = ROWS; r < 16; r += 5)
+        NAME(five2)(a + r, 16, 1, b, width, depth, sums + r * next, next, more);
 #endif
 }
 
