@@ -64,7 +64,8 @@ OTHER_TITLE = "Without AVX-512"
 OTHER_INTRO = (
     "The same on a processor without AVX-512 and bf16 instructions, as most laptops are. PyTorch "
     "does bf16 in software there, ten times slower than fp32: `--precision auto` does not try it, "
-    "and of the peer's settings those with it are left out."
+    "and of the peer's settings those with it are left out. The commands had "
+    "`--out bench/results/avx2`."
 )
 
 
