@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,13 +54,10 @@ class Loaded:
         """What images are drawn in."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.denoiser.precision)
 
-    @property
-    def moved(self) -> str:
-        """What is to be said where it draws in fp32 what was trained in bf16; else nothing."""
-        kept = (self.precision, self.run.precision) != ("fp32", "bf16")
-        if kept or not emulates_bf16(self.device):
-            return ""
-        return f"in fp32: {SLOW_BF16}, and the run was trained in it"
+    def tell_moved(self, say: Callable[[str], None]) -> None:
+        """Say that it draws in fp32 what was trained in bf16, where the device is the reason."""
+        if (self.precision, self.run.precision) == ("fp32", "bf16") and emulates_bf16(self.device):
+            say(f"  in fp32: {SLOW_BF16}, and the run was trained in it")
 
     @property
     def artist(self) -> Denoiser:

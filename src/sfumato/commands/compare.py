@@ -235,8 +235,8 @@ def samples_of(loaded: Loaded, order: Order, path: Path, reporter: Reporter) -> 
         with np.load(path) as saved:
             if str(saved["recipe"]) == recipe:
                 return torch.from_numpy(saved["images"])
-    moved = f" {loaded.moved}" if loaded.moved else ""
-    reporter.say(f"drawing {len(order):,} images from {loaded.folder.name}{moved} ...")
+    reporter.say(f"drawing {len(order):,} images from {loaded.folder.name} ...")
+    loaded.tell_moved(reporter.say)
     images = draw_with_progress(loaded, order, loaded.run.sampling, DRAWN_AT_ONCE, reporter)
     with replacing(path) as draft:
         np.savez_compressed(draft, images=images.numpy(), recipe=np.array(recipe))

@@ -56,6 +56,7 @@ def run_distill(args: Distill) -> None:
     device = pick_device(args.device)
     teacher = load_run(args.run, device)
     say = Reporter(quiet=args.quiet).say
+    teacher.tell_moved(say)
     before = begun_before(args)
     run = student_of(teacher, args) if before is None else read_run(before)
     data = data_of(run, teacher.card, reading(say))

@@ -51,8 +51,7 @@ def measure_drawn(subject: Subject, compared: tuple[str, Real]) -> Drawn:
     args, (told, real) = subject.args, compared
     loaded = load_run(str(subject.folder), subject.device, best=args.best)
     loaded = guided_as(loaded, loaded.run.sampling)
-    if loaded.moved:
-        subject.say(loaded.moved)
+    loaded.tell_moved(subject.say)
     known = real.reference if real.train is None else real.train
     network = network_of(subject, known)
     network(known.images[:1])  # what it can't see is refused before images are drawn for an hour

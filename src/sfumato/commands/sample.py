@@ -119,8 +119,7 @@ def run_sample(args: Sample) -> None:
             f"{loaded.weights} weights, "
             f"{sampling.solver}, {sampling.steps} steps, guidance {sampling.guidance:g}"
         )
-        if loaded.moved:
-            reporter.say(f"  {loaded.moved}")
+        loaded.tell_moved(reporter.say)
         images = draw_with_progress(loaded, order, sampling, args.batch, reporter)
         out = new_folder(wanted.parent, wanted.name)
         write_grid(images, order, loaded, sampling, out / "samples.png", args.columns)

@@ -59,6 +59,7 @@ def run_spectra(args: Arguments) -> None:
         raise UsageError(f"--samples {args.samples}; at least 1 is needed.")
     loaded = load_run(args.run, pick_device(args.device))
     with Reporter(quiet=args.quiet) as reporter:
+        loaded.tell_moved(reporter.say)
         real = training_images(loaded, reporter)
         target = radial_power(real)[1]
         training = in_training(loaded.folder, reporter)

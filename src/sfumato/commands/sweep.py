@@ -127,8 +127,7 @@ def run_sweep(args: Sweep) -> None:
     check_swept(loaded)
     loaded.denoiser.requires_grad_(False)
     with Reporter(quiet=args.quiet) as reporter:
-        if loaded.moved:
-            reporter.say(loaded.moved)
+        loaded.tell_moved(reporter.say)
         judge = judge_of(args, loaded, reporter.say)
         share = 1.0 if judge is None else 1 - FEATURES_SHARE
         scales = asked.scales or [loaded.run.sampling.guidance]

@@ -103,8 +103,7 @@ def run_tune(args: Tune) -> None:
     sampling = sampling_asked(loaded.run.sampling, args)
     denoiser = wrapped(loaded.denoiser, sampling, loaded.conditions)
     with Reporter(quiet=args.quiet) as reporter:
-        if loaded.moved:
-            reporter.say(loaded.moved)
+        loaded.tell_moved(reporter.say)
         data = data_of_run(loaded, reporter.say)
         begun = time.monotonic()
         each = seconds_a_call(loaded, denoiser)
