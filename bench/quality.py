@@ -40,7 +40,7 @@ from .rounds import Facts, Runner, in_turn
 from .showing import side_by_side
 from .tutorial import Tutorial
 
-ROUNDS, REPEATS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 6, 3, 3, 125
+ROUNDS, REPEATS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 6, 8, 3, 125
 IMAGES, CLASSES, SHOWN = 5000, 10, 5  # SHOWN: of a class, in the picture
 BATCH = 250  # drawn between two looks at the disk
 SECONDS = 600
