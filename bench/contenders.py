@@ -22,7 +22,7 @@ from sfumato.recipes import RECIPES
 from .commands import finished
 from .ours import Ours
 from .peers import Tuning
-from .tutorial import DPM_STEPS, Tutorial, drawer, fastest
+from .tutorial import DPM_STEPS, Tutorial, drawer, fastest, mirrored
 
 Labels = Sequence[int]
 Draw = Callable[[Sequence[int], Labels], Tensor]  # (seeds, labels) to uint8 (N, C, H, W)
@@ -177,7 +177,7 @@ class OfDiffusers:
 
     def drawer(self, folder: Path) -> Draw:
         model, tuning = Tutorial.saved(folder)
-        return drawer(model, DPM_STEPS, tuning)
+        return drawer(mirrored(model), DPM_STEPS, tuning)
 
 
 OURS = OfRecipe("fashion_fast", "ours: recipe fashion_fast", "ours", "fashion_fast")

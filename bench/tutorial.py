@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sfumato.data import generator_at, load
 from sfumato.devices import emulates_bf16
+from sfumato.interop.diffusers_unet import read_config, read_weights
 from sfumato.memory import keep_freed
 
 from .peers import Tuning, diffusers
@@ -136,6 +137,21 @@ def laid_out(model: nn.Module, tuning: Tuning) -> nn.Module:
     return model.to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 
+def mirrored(model: nn.Module) -> Callable[..., list[Tensor]]:
+    """diffusers' network computed by our UNet2D, with its weights, as it is called itself.
+
+    The same function but for rounding, in two thirds of the time: 5,000 images are drawn so.
+    """
+    config = read_config(dict(model.config))  # type: ignore[call-overload]
+    ours = config.build().eval()
+    ours.load_state_dict(read_weights(config, model.state_dict()))
+
+    def called(x: Tensor, t: Tensor, class_labels: Tensor, return_dict: bool) -> list[Tensor]:
+        return [ours(x, t.to(x).expand(len(x)), class_labels)]
+
+    return called
+
+
 def fastest(images: Tensor, labels: Tensor, batch: int) -> Tuning:
     """Of TUNINGS the one whose training step takes the least time here."""
     worth = [t for t in TUNINGS if not (t.bf16 and emulates_bf16(torch.device("cpu")))]
@@ -144,7 +160,7 @@ def fastest(images: Tensor, labels: Tensor, batch: int) -> Tuning:
 
 
 def drawer(
-    model: nn.Module, steps: int, tuning: Tuning
+    model: Callable[..., Any], steps: int, tuning: Tuning
 ) -> Callable[[Sequence[int], Sequence[int]], Tensor]:
     """(seeds, labels) to uint8 (N, 1, 28, 28) by diffusers' SDE variant of DPM-Solver++.
 

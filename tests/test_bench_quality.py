@@ -104,6 +104,21 @@ def test_the_tutorials_sampler_draws_what_a_perfect_network_knows(steps):
     assert (drawn == wanted[:, None, None, None]).all()
 
 
+def test_the_tutorials_network_is_the_same_function_when_it_is_ours():
+    """The quality row of diffusers is drawn through it, so that it has to be diffusers' own."""
+    torch.manual_seed(3)
+    model = tutorial.network(10).eval()
+    for weight in model.parameters():  # the untrained ones are almost deaf to class and time
+        weight.data += 0.02 * torch.randn_like(weight)
+    x, labels = torch.randn(3, 1, 32, 32), torch.tensor([7, 0, 9])
+    asked = {"class_labels": labels, "return_dict": False}
+    for t in (torch.tensor(3), torch.tensor(741)):
+        with torch.no_grad():
+            wanted, got = model(x, t, **asked)[0], tutorial.mirrored(model)(x, t, **asked)[0]
+        assert wanted.std() > 0.1
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' own
 def test_the_tutorials_images_hang_on_their_own_seeds_alone():
     def wrong(x, t, class_labels, return_dict):
