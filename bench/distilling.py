@@ -49,8 +49,9 @@ class Distilling:
         return Ours(replace(OURS.run(), objective=TUNING, precision="fp32"), data)
 
     def train(self, teacher: Path, folder: Path, steps: int) -> None:
-        begun = ["--resume"] if (folder / "run.json").exists() else []
-        words = ["distill", str(teacher), "--steps", str(steps), "--out", str(folder), *begun]
+        begun = (folder / "run.json").exists()
+        how = ["--resume"] if begun else ["--steps", str(steps)]
+        words = ["distill", str(teacher), *how, "--out", str(folder)]
         finished([sys.executable, "-m", "sfumato", *words, "--quiet"])
 
     def ways(self) -> tuple[Distilled, ...]:

@@ -14,7 +14,8 @@ INTRO = (
     "frozen classifier (`features_fashion`) between 500 drawn images a class and the 10,000 test "
     "images; its floor is that of 500 *training* images a class; the interval is twice the "
     "jackknife's error. What diffusers trained is drawn by our UNet2D with its weights, the same "
-    "function but for rounding; its seconds for 1,000 images are its own. One training each, so that the luck of a seed is not in the interval."
+    "function but for rounding; its seconds for 1,000 images are its own. One training "
+    "each, so that the luck of a seed is not in the interval."
 )
 ABLATIONS = (
     "fashion_fast with one change at a time, two seeds each, as many steps as fit into two minutes "

@@ -155,6 +155,18 @@ def test_a_student_that_was_stopped_goes_on_bit_for_bit(call, tmp_path, monkeypa
     assert (tmp_path / "stopped" / "distilled.png").is_file()
 
 
+def test_settings_beside_resume_are_refused_with_the_command_that_takes_them(call, tmp_path):
+    call("distill", "edm", *QUICK, "--out", "student")
+    begun = ("distill", "edm", "--resume", "--out", "student", "--device", "cpu")
+    for words in (["--precision", "bf16"], ["--steps", "6"], ["train.lr=1"]):
+        with pytest.raises(SystemExit, match=f"leave out {words[0]}") as told:
+            call(*begun, *words)
+    assert "sfumato train student --time 20m" in str(told.value)
+    call("train", "student", "--steps", "6", "--device", "cpu")
+    assert part(tmp_path / "student", 6, "average")
+    assert read_run(tmp_path / "student").objective == ConsistencyTuning(q=16.0, stages=3)
+
+
 def test_what_cannot_be_distilled_is_refused(call, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="add --out FOLDER"):
         call("distill", "edm", "--resume", "--device", "cpu")

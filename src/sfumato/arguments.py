@@ -213,8 +213,8 @@ class Distill:
     """Images of an optimizer step; default the teacher's."""
     middle: Number = None
     """Noise level, sigma / alpha, between the first and the second step of sampling (1.6)."""
-    precision: Annotated[Literal["fp32", "bf16"], shown("{fp32,bf16}")] = "fp32"
-    """In bf16 rounding is larger than the late stages' differences."""
+    precision: Annotated[Literal["fp32", "bf16"] | None, shown("{fp32,bf16}")] = None
+    """Default fp32: in bf16 rounding is larger than the late stages' differences."""
     seed: Count = None
     """Default the teacher's."""
     name: Text = None

@@ -43,6 +43,7 @@ LR_SHARE = 0.5  # of the teacher's learning rate
 # Of three trainings of the digits, 120 to 170 steps each, the one that came to small steps soonest
 # was the best; and 1.6 better than 0.8 or 3 as the noise level between two steps.
 TUNING, MIDDLE = ConsistencyTuning(q=16.0, stages=2), 1.6
+OF_THE_START = ("time", "steps", "lr", "batch", "middle", "precision", "seed", "name")
 COLUMNS, BLOCKS = 10, 3  # of the picture at the end; a block is a row of each sampler
 
 
@@ -76,12 +77,20 @@ def run_distill(args: Distill) -> None:
 def begun_before(args: Distill) -> Path | None:
     """The folder to go on in; None for a new one.
 
-    Raises: UsageError where --resume comes without it; FileNotFoundError where it holds no run.
+    Raises: UsageError where --resume comes without it, or with settings, which it has already;
+    FileNotFoundError where it holds no run.
     """
     if not args.resume:
         return None
     if args.out is None:
         raise UsageError("--resume: add --out FOLDER, the one that the earlier call made.")
+    asked = [f"--{name}" for name in OF_THE_START if getattr(args, name) is not None]
+    if asked := [*asked, *args.settings]:
+        raise UsageError(
+            f"--resume goes on with the settings that {args.out} was begun with: leave out "
+            f"{', '.join(asked)}. What may change on the way, such as --time, is changed by "
+            f"sfumato train {args.out} --time 20m"
+        )
     if not (args.out / "run.json").is_file():
         raise FileNotFoundError(
             f"--resume: {args.out} holds no run to go on with. Leave --resume out to start one."
@@ -118,7 +127,7 @@ def student_of(teacher: Loaded, args: Distill) -> Run:
         objective=TUNING,
         train=train,
         sampling=sampling,
-        precision=args.precision,
+        precision=args.precision or "fp32",
     )
     return with_settings(student, args.settings)
 
