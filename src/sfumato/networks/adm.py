@@ -21,6 +21,7 @@ from .embeddings import check_labels
 from .fused_attention import attend
 from .layers import (
     GroupNorm,
+    channels_last,
     check_attention_at,
     check_classes,
     check_counts,
@@ -296,6 +297,7 @@ class ADM(nn.Module):
         check_images(x, self.config.in_channels)
         embedding = self.told(noise_level, cond, x.shape[0])
         h, box = pad_to_multiple(x, self.config.factors[-1])
+        h = channels_last(h)
         features = []
         for part in self.input_blocks:
             h = part(h, embedding)

@@ -21,7 +21,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .convolving import doubled
 from .fused_attention import attend
-from .layers import GroupNorm, check_counts, check_groups, check_images, pad_to_multiple, zeroed
+from .layers import (
+    GroupNorm,
+    channels_last,
+    check_counts,
+    check_groups,
+    check_images,
+    pad_to_multiple,
+    zeroed,
+)
 from .winograd import convolve
 
 EPSILON = 1e-6  # of the norms: diffusers' for this network, where its U-Nets have 1e-5
@@ -191,7 +199,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(last, 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
+        x = channels_last(F.pixel_unshuffle(x, self.patch))
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
@@ -213,7 +221,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(first, outputs, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.conv_in(z.contiguous(memory_format=torch.channels_last))
+        x = self.conv_in(channels_last(z))
         x = self.mid_block(x)
         for block in self.up_blocks:
             x = block(x)

@@ -11,13 +11,12 @@ classes are equally likely. Knows nothing of diffusion.
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import Conditioning
 from .fused_attention import attend
-from .layers import GroupNorm, check_images, pad_to_multiple, zeroed
+from .layers import GroupNorm, channels_last, check_images, pad_to_multiple, zeroed
 from .unet import Down, Middle, UNetConfig, check
 
 
@@ -139,7 +138,7 @@ class Classifier(nn.Module):
         embedding = F.silu(self.embedding(noise_level, None, x.shape[0]))
         padded, _ = pad_to_multiple(x, self.config.encoder.factors[-1])
         h = F.pixel_unshuffle(padded, self.config.patch)
-        h = self.stem(h.contiguous(memory_format=torch.channels_last))
+        h = self.stem(channels_last(h))
         for down in self.down:
             h = down(h, embedding)[-1]
         h = self.middle(h, embedding)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import Conditioning
-from .layers import GroupNorm, check_images, pad_to_multiple, zeroed
+from .layers import GroupNorm, channels_last, check_images, pad_to_multiple, zeroed
 from .winograd import convolve
 
 
@@ -126,7 +126,7 @@ class Handmade(nn.Module):
         check_images(x, self.config.in_channels)
         embedding = F.silu(self.embedding(noise_level, cond, x.shape[0]))
         h, box = pad_to_multiple(x, 2 ** len(self.config.widths))
-        h = h.contiguous(memory_format=torch.channels_last)
+        h = channels_last(h)
         features: list[Tensor] = []
         for down in self.down:
             feature, h = down(h, embedding)

@@ -41,6 +41,18 @@ class GroupNorm(nn.Module):
         return norm_act(x, self.weight, self.bias, self.groups, self.eps, *told)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """x (B, C, H, W), laid out with its channels last, so that a convolution answers likewise.
+
+    Of one channel that says nothing, `contiguous` leaves it, and a network would go on with the
+    channels first: such strides are written out.
+    """
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    pixels = x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+    return pixels.permute(0, 3, 1, 2)
+
+
 def together(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     """What each of these layers makes of x (..., D), by one product of matrices."""
     weights: list[Tensor] = [layer.weight for layer in layers]

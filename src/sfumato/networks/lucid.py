@@ -23,7 +23,7 @@ from .embeddings import ClassEmbedding
 from .fused_attention import attend
 from .fused_linear import linear_attention
 from .fused_rms import rms_act
-from .layers import GroupNorm, check_images, pad_to_multiple
+from .layers import GroupNorm, channels_last, check_images, pad_to_multiple
 from .winograd import convolve
 
 
@@ -320,7 +320,7 @@ class LucidUNet(nn.Module):
         if self.config.self_condition:
             x = torch.cat([torch.zeros_like(x) if estimate is None else estimate, x], dim=1)
         padded, box = pad_to_multiple(x, 2 ** (len(self.downs) - 1))
-        stem = self.init_conv(padded)
+        stem = self.init_conv(channels_last(padded))
         h, kept = stem, []
         for level in self.downs:
             *features, h = level(h, embedding, [])

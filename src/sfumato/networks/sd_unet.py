@@ -21,6 +21,7 @@ from .conditioning import AddedLabel, Condition, LabelToken, Text, Tokens, Uncon
 from .convolving import doubled, pointwise
 from .layers import (
     GroupNorm,
+    channels_last,
     check_attention_at,
     check_dropout,
     check_groups,
@@ -275,7 +276,7 @@ class SDUNet(nn.Module):
         embedding = F.silu(embedding)
         padded, box = pad_to_multiple(x, self.config.factors[-1])
         h = F.pixel_unshuffle(padded, self.config.patch)
-        h = self.conv_in(h.contiguous(memory_format=torch.channels_last))
+        h = self.conv_in(channels_last(h))
         levels: list[list[Tensor]] = []
         for down in self.down:
             levels.append(down(h, embedding, tokens))

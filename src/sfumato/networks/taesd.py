@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import LOG_VAR_RANGE, cropped
-from .layers import check_images, pad_to_multiple
+from .layers import channels_last, check_images, pad_to_multiple
 
 NORM_GROUPS = 4  # of a pooled block's norm; the files don't say, taesd.py does
 EXPANSION = 4  # a pooled block's inner width, in widths
@@ -130,12 +130,12 @@ class TAESD(nn.Module):
         """
         check_images(x, self.config.in_channels)
         padded, _ = pad_to_multiple((x + 1) / 2, self.config.f)
-        z = self.encoder(padded.contiguous(memory_format=torch.channels_last)).to(x.dtype)
+        z = self.encoder(channels_last(padded)).to(x.dtype)
         return z, torch.full_like(z, LOG_VAR_RANGE[0])
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, c, h, w) to (B, in_channels, f h, f w), in about [-1, 1]."""
-        images = self.decoder(z.contiguous(memory_format=torch.channels_last))
+        images = self.decoder(channels_last(z))
         return 2 * images.to(z.dtype) - 1
 
     def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

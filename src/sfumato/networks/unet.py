@@ -25,6 +25,7 @@ from .embeddings import Conditioning
 from .fused_attention import attend_together
 from .layers import (
     GroupNorm,
+    channels_last,
     check_attention_at,
     check_classes,
     check_counts,
@@ -244,7 +245,7 @@ class UNet(nn.Module):
         embedding = F.silu(self.embedding(noise_level, cond, x.shape[0]))
         padded, box = pad_to_multiple(x, self.config.factors[-1])
         h = F.pixel_unshuffle(padded, self.config.patch)
-        h = self.stem(h.contiguous(memory_format=torch.channels_last))
+        h = self.stem(channels_last(h))
         levels: list[list[Tensor]] = []
         for down in self.down:
             levels.append(down(h, embedding))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .embeddings import check_labels
 from .layers import (
     GroupNorm,
+    channels_last,
     check_classes,
     check_counts,
     check_dropout,
@@ -245,7 +246,7 @@ class UNet2D(nn.Module):
         padded, box = pad_to_multiple(
             2 * x - 1 if self.config.center_input_sample else x, self.config.multiple
         )
-        h = self.conv_in(padded.contiguous(memory_format=torch.channels_last))
+        h = self.conv_in(channels_last(padded))
         features = [h]
         for down in self.down_blocks:
             features += down(features[-1], embedding)
