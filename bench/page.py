@@ -9,7 +9,7 @@ from .machine import ROOT
 from .options import Options, say
 from .results import BEST, RESULTS, Part, Row, read
 from .scale import Cluster
-from .tables import again, brackets, table
+from .tables import again, brackets, processor, table
 
 Parts = Mapping[str, Part]
 Everything = Mapping[str, Parts]
@@ -342,8 +342,7 @@ def machine_row(where: str, bench: str, part: Part) -> list[str]:
         " ".join(filter(None, (where, *dict.fromkeys((bench, part.case))))),
         told["date"][:16].replace("T", " "),
         told["commit"],
-        f"{told['cpu']}, {told['cpu_capability']}, {told['threads']} of {told['cores']} cores, "
-        f"torch {told['torch']}",
+        f"{processor(part)}, {told['threads']} of {told['cores']} cores, torch {told['torch']}",
         f"{told['load_before'][0]}, {told['load_after'][0]}",
         "" if share is None else f"{share:.1%}",
         "**no**" if "warning" in told else "yes",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from .results import Part, Row
-from .tables import again, table
+from .tables import again, processor, table
 
 Parts = Mapping[str, Part]
 INTRO = (
@@ -24,7 +24,9 @@ ABLATIONS = (
 
 
 def body(parts: Parts) -> str:
-    pieces = []
+    pieces = (
+        [f"The minutes are those of {processor(parts['times'])}.\n"] if "times" in parts else []
+    )
     for case, part in parts.items():
         if case.startswith("fashion-"):
             pieces.append(minutes(part))

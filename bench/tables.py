@@ -18,3 +18,8 @@ def again(*parts: Part) -> str:
 def brackets(row: Row, digits: int = 3) -> str:
     low, high = row.quartiles
     return f"{row.median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def processor(part: Part) -> str:
+    """What it was measured on, and the widest instructions that PyTorch used there."""
+    return f"{part.machine['cpu']}, {part.machine['cpu_capability']}"
