@@ -84,8 +84,8 @@ def begun_before(args: Distill) -> Path | None:
         return None
     if args.out is None:
         raise UsageError("--resume: add --out FOLDER, the one that the earlier call made.")
-    asked = [f"--{name}" for name in OF_THE_START if getattr(args, name) is not None]
-    if asked := [*asked, *args.settings]:
+    flags = [f"--{name}" for name in OF_THE_START if getattr(args, name) is not None]
+    if asked := [*flags, *args.settings]:
         raise UsageError(
             f"--resume goes on with the settings that {args.out} was begun with: leave out "
             f"{', '.join(asked)}. What may change on the way, such as --time, is changed by "
