@@ -46,7 +46,12 @@ class Distilling:
     batch: int
 
     def stepper(self, data: ImageData) -> Callable[[], Any]:
-        return Ours(replace(OURS.run(), objective=TUNING, precision="fp32"), data)
+        """Half-way through: at first the target is x0 itself, and later the network is asked."""
+        run = replace(OURS.run(), objective=TUNING, precision="fp32")
+        begun = Ours(run, data)
+        assert run.train.seconds is not None
+        begun.state.seconds = run.train.seconds / 2
+        return begun
 
     def train(self, teacher: Path, folder: Path, steps: int) -> None:
         begun = (folder / "run.json").exists()
@@ -61,9 +66,10 @@ class Distilling:
         )
         one = replace(student, steps=1)
         plain = replace(own, guidance=1.0)
+        guided = f"guidance {own.guidance:g}"
         few = [replace(plain, steps=n) for n in (2, 4)]
         return (
-            Distilled("teacher", f"teacher: {sampler_words(own)}, guidance 1.5", False, own),
+            Distilled("teacher", f"teacher: {sampler_words(own)}, {guided}", False, own),
             Distilled("teacher-plain", f"teacher: {sampler_words(plain)}", False, plain),
             *(
                 Distilled(f"teacher-{s.steps}", f"teacher: {sampler_words(s)}", False, s)

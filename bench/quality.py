@@ -2,12 +2,13 @@
 
 times        seconds of each one's training step, in turn, on a quiet machine
 drawing      seconds of each one's drawing, likewise
+student      seconds of a step of distilling, beside one of its teacher's
 fashion-10   each trains as many steps as fit into 10 minutes of those, then draws 5,000 images
 fashion-30   the same with 30 (any other number by --minutes)
 distill      our ten-minute run tuned for one and two steps, for ten minutes
 digits       digits_fast, ten minutes, on the built-in digits
 
-Steps, not the clock, end a training, so that it may share its machine; `times` and `drawing` may
+Steps, not the clock, end a training, so that it may share its machine; the first three may
 not. Runs are kept in --runs; one that is there is gone on with, or taken as it is.
 
 Squared Frechet distance in the frozen features to the test images, of 500 drawn images a class; the
@@ -16,7 +17,7 @@ floor is that of as many training images, and the interval twice the jackknife's
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from .contenders import CONTENDERS, DIGITS, Contender, Draw
 from .distilling import DISTILLED, STUDENT, Distilled
 from .machine import ROOT
 from .options import Options, chosen, keep, say
+from .quality_page import MEASURED
 from .results import RESULTS, Row, read
 from .rounds import Facts, Runner, in_turn
 from .showing import side_by_side
@@ -53,6 +55,7 @@ def run(options: Options) -> None:
     cases: dict[str, Callable[[], Any]] = {
         "times": partial(times, options),
         "drawing": partial(drawing, options),
+        "student": partial(student, options),
         **rounds,
         "distill": partial(distill, options),
         "digits": partial(digits, options),
@@ -71,16 +74,31 @@ def times(options: Options) -> tuple[Facts, list[Row], Facts]:
     data = load(options.data, limit=4000)
     every: dict[str, Contender] = {one.key: one for one in (*CONTENDERS, DIGITS)}
     steppers = {key: one.stepper(data) for key, one in every.items()}
-    steppers[STUDENT] = DISTILLED.stepper(data)
+    return steps_of(steppers, {key: one.batch for key, one in every.items()}, data, options)
+
+
+def student(options: Options) -> tuple[Facts, list[Row], Facts]:
+    """The student's training step beside its teacher's, in turn."""
+    data, teacher = load(options.data, limit=4000), CONTENDERS[0]
+    name = f"{teacher.key}: beside the student"
+    steppers = {name: teacher.stepper(data), STUDENT: DISTILLED.stepper(data)}
+    return steps_of(steppers, {name: teacher.batch, STUDENT: DISTILLED.batch}, data, options)
+
+
+def steps_of(
+    steppers: Mapping[str, Callable[[], Any]],
+    batches: Mapping[str, int],
+    data: ImageData,
+    options: Options,
+) -> tuple[Facts, list[Row], Facts]:
+    """A row each, of its steps in turn with the others'."""
     rounds = 2 if options.quick else options.rounds or ROUNDS
     seconds = in_turn([Runner(*pair, keep_freed) for pair in steppers.items()], rounds, 1, REPEATS)
-    batches = {**{key: one.batch for key, one in every.items()}, STUDENT: DISTILLED.batch}
     rows = [
         Row(key, of_one(s), batches[key], "images", 0.0, precision_of(steppers[key]))
         for key, s in seconds.items()
     ]
-    settings = {"rounds": rounds, "steps_a_round": REPEATS, "data": data.name}
-    return settings, rows, {}
+    return {"rounds": rounds, "steps_a_round": REPEATS, "data": data.name}, rows, {}
 
 
 def of_one(seconds: Sequence[float]) -> tuple[float, ...]:
@@ -147,9 +165,9 @@ def folder_of_pictures(options: Options) -> Path:
 
 
 def timed(options: Options) -> dict[str, Row]:
-    """The rows of `times` and `drawing`. Raises: ValueError where no step was measured."""
+    """The rows of MEASURED. Raises: ValueError where no step was measured."""
     found = read("quality", options.out)
-    parts = [found[case] for case in ("times", "drawing") if case in found]
+    parts = [found[case] for case in MEASURED if case in found]
     if "times" not in found:
         raise ValueError(
             "the minutes are counted in steps, and no step was timed: first, on a quiet machine, "
@@ -287,6 +305,8 @@ def distill(options: Options) -> tuple[Facts, list[Row], Facts]:
     teacher = options.runs / CONTENDERS[0].key
     if not (teacher / "run.json").exists():
         raise ValueError(f"{teacher} is the teacher, and not there: first --only fashion-10.")
+    if STUDENT not in measured:
+        raise ValueError("no step of the student was timed: first --only student.")
     steps = steps_in(SECONDS, measured[STUDENT], options)
     folder = options.runs / STUDENT
     wall = once(folder, steps, partial(DISTILLED.train, teacher, folder, steps))

@@ -7,6 +7,7 @@ from .results import Part, Row
 from .tables import again, processor, table
 
 Parts = Mapping[str, Part]
+MEASURED = ("times", "drawing", "student")  # the parts that minutes are counted by
 INTRO = (
     "Fashion-MNIST, 28 x 28, ten classes. Each contender is given the same minutes of two quiet "
     "cores, counted in steps: `times` takes their steps in turn, each then trains as many as fit, "
@@ -33,7 +34,7 @@ def body(parts: Parts) -> str:
     for case, made in (("distill", distilled), ("digits", digits)):
         if case in parts:
             pieces.append(made(parts[case]))
-    if counted := [parts[case] for case in ("times", "drawing") if case in parts]:
+    if counted := [parts[case] for case in MEASURED if case in parts]:
         pieces.append(steps(counted))
     return "\n".join(pieces)
 

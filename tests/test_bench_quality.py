@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from bench import ablations, contenders, quality, tutorial
+from bench import ablations, contenders, distilling, quality, tutorial
 from bench.options import Options, keep
 from bench.ours import Ours
 from bench.peers import Tuning
@@ -205,6 +205,14 @@ def test_calls_are_the_rows_that_the_network_sees_an_image():
     assert sum(rows) == 3 * contenders.OURS.calls == 72
     unguided = replace(run.sampling, guidance=1.0)
     assert contenders.calls_of(unguided) == 12
+
+
+def test_a_timed_step_of_the_student_asks_its_network_twice():
+    """Once for what it finds, once for its target, as in all but the first few of its steps."""
+    step, calls = distilling.DISTILLED.stepper(load("digits", limit=20)), []
+    step.state.model.network.register_forward_pre_hook(lambda _, inputs: calls.append(1))
+    step()
+    assert len(calls) == 2
 
 
 def test_every_variant_changes_what_it_says_and_can_be_trained():
