@@ -34,9 +34,10 @@ from sfumato.schedules import Constant, CosineDecay
 from sfumato.solvers import DPMSolverPP2M
 
 from .contenders import OURS
+from .keeping import CLASSES
 from .options import Options, chosen, keep, say
 from .ours import Ours
-from .quality import CLASSES, REPEATS, Yard, of_one
+from .quality import REPEATS, Yard, of_one
 from .results import Row, read
 from .rounds import Facts, Runner, in_turn
 

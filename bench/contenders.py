@@ -150,10 +150,10 @@ def calls_of(sampling: SamplingConfig) -> int:
 
 @dataclass(frozen=True)
 class OfDiffusers:
-    """Source 000's recipe by diffusers itself, class-conditional, at the peer's best settings."""
+    """Source 000's recipe by diffusers itself, class-conditional, in its fastest arithmetic."""
 
     key: str = "diffusers"
-    words: str = "source 000's recipe by diffusers, with classes, at its best settings here"
+    words: str = "source 000's recipe by diffusers, with classes, in its fastest arithmetic here"
     title: str = "source 000 by diffusers"
     batch: int = 16
     guidance: float = 1.0
@@ -183,7 +183,7 @@ class OfDiffusers:
 OURS = OfRecipe("fashion_fast", "ours: recipe fashion_fast", "ours", "fashion_fast")
 FOUR_CONV = OfRecipe(
     "four_conv",
-    "source 002's network and recipe, mended; it has no classes",
+    "source 002's network, mended, trained as ours are; it has no classes",
     "source 002 (no classes)",
     "four_conv_mnist",
     0.1,

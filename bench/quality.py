@@ -15,15 +15,12 @@ Squared Frechet distance in the frozen features to the test images, of 500 drawn
 floor is that of as many training images, and the interval twice the jackknife's error.
 """
 
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,8 +29,9 @@ from sfumato.features import Features, features_of
 from sfumato.measuring import Estimate, Moments, frechet_estimate
 from sfumato.memory import keep_freed
 
-from .contenders import CONTENDERS, DIGITS, Contender, Draw
+from .contenders import CONTENDERS, DIGITS, Contender
 from .distilling import DISTILLED, STUDENT, Distilled
+from .keeping import CLASSES, begun, drawn_by, once, stored
 from .machine import ROOT
 from .options import Options, chosen, keep, say
 from .quality_page import MEASURED
@@ -43,8 +41,7 @@ from .showing import side_by_side
 from .tutorial import Tutorial
 
 ROUNDS, REPEATS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 6, 8, 3, 125
-IMAGES, CLASSES, SHOWN = 5000, 10, 5  # SHOWN: of a class, in the picture
-BATCH = 250  # drawn between two looks at the disk
+IMAGES, SHOWN = 5000, 5  # SHOWN: of a class, in the picture
 SECONDS = 600
 
 
@@ -145,7 +142,8 @@ def fashion(options: Options, seconds: int) -> tuple[Facts, list[Row], Facts]:
         precision = step.facts["precision"]
         folder = options.runs / named(one.key, seconds)
         train = partial(one.train, options.data, folder, steps, precision)
-        wall = once(folder, steps, train)
+        asked = {"steps": steps, "data": options.data, "precision": precision}
+        wall = once(folder, asked, train)
         rows.append(judged(one, folder, yard, measured, {"steps": steps, "wall_s": wall}))
         pictures[one.title] = yard.shown_of(stored(folder))
         say(f"  {one.words}: {rows[-1].facts['distance']:.2f}")
@@ -178,55 +176,6 @@ def timed(options: Options) -> dict[str, Row]:
 
 def steps_in(seconds: float, step: Row, options: Options) -> int:
     return 2 if options.quick else int(seconds / step.median)
-
-
-def once(folder: Path, steps: int, train: Callable[[], None]) -> float:
-    """Train unless it was done; seconds by the clock, over all its parts.
-
-    Raises: ValueError where the folder holds a run of another length.
-    """
-    note = folder.with_name(f"{folder.name}.json")
-    told = json.loads(note.read_text("utf-8")) if note.exists() else {"steps": steps, "wall_s": 0}
-    if told["steps"] != steps:
-        raise ValueError(
-            f"{folder} is a run of {told['steps']} steps, and {steps} were asked for, since steps "
-            "were timed anew: remove it, or give another folder by --runs."
-        )
-    if not told.get("done"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(told), "utf-8")
-        say(f"training {folder.name}: {steps:,} steps")
-        begun = time.monotonic()
-        try:
-            train()
-            told["done"] = True
-        finally:
-            told["wall_s"] = round(told["wall_s"] + time.monotonic() - begun, 1)
-            note.write_text(json.dumps(told), "utf-8")
-    return float(told["wall_s"])
-
-
-def drawn_by(draw: Callable[[], Draw], folder: Path, count: int) -> Tensor:
-    """uint8 images, seed k of class k % 10; batches that are on the disk are not drawn again."""
-    kept = folder.with_name(f"{folder.name}-drawn")
-    kept.mkdir(parents=True, exist_ok=True)
-    drawer: Draw | None = None
-    for start in range(0, count, BATCH):
-        path = kept / f"{start:06d}.npy"
-        if path.exists():
-            continue
-        drawer = drawer or draw()
-        seeds = range(start, min(start + BATCH, count))
-        images = drawer(seeds, [seed % CLASSES for seed in seeds])
-        np.save(kept / "new.npy", images.numpy())
-        (kept / "new.npy").replace(path)
-    return stored(folder, count)
-
-
-def stored(folder: Path, count: int | None = None) -> Tensor:
-    kept = folder.with_name(f"{folder.name}-drawn")
-    parts = [np.load(path, allow_pickle=False) for path in sorted(kept.glob("[0-9]*.npy"))]
-    return torch.from_numpy(np.concatenate(parts))[:count]
 
 
 # --- measuring
@@ -277,7 +226,8 @@ class Yard:
 
 def judged(one: Contender, folder: Path, yard: Yard, measured: dict[str, Row], facts: Facts) -> Row:
     """The contender's row: a step's seconds, and all that came of them."""
-    images = drawn_by(partial(one.drawer, folder), folder, yard.count)
+    asked = {"sampler": one.sampler, "guidance": one.guidance, "begun": begun(folder)}
+    images = drawn_by(partial(one.drawer, folder), folder, yard.count, asked)
     found = yard.distance(images)
     step, drawing = measured[one.key], measured.get(f"{one.key}: drawing")
     facts = facts | {
@@ -309,7 +259,8 @@ def distill(options: Options) -> tuple[Facts, list[Row], Facts]:
         raise ValueError("no step of the student was timed: first --only student.")
     steps = steps_in(SECONDS, measured[STUDENT], options)
     folder = options.runs / STUDENT
-    wall = once(folder, steps, partial(DISTILLED.train, teacher, folder, steps))
+    asked = {"steps": steps, "data": options.data, "teacher": begun(teacher)}
+    wall = once(folder, asked, partial(DISTILLED.train, teacher, folder, steps))
     rows = [
         student_row(way, folder, teacher, yard, measured[STUDENT], {"steps": steps, "wall_s": wall})
         for way in DISTILLED.ways()
@@ -322,8 +273,9 @@ def student_row(
 ) -> Row:
     """One way of drawing, of the teacher or the student; seconds are of the student's step."""
     place = folder.with_name(f"{STUDENT}-{way.key}")
-    draw = partial(way.drawer, folder if way.student else teacher)
-    images = drawn_by(draw, place, yard.count)
+    drawing = folder if way.student else teacher
+    asked = {"sampler": way.words, "begun": begun(drawing)}
+    images = drawn_by(partial(way.drawer, drawing), place, yard.count, asked)
     found = yard.distance(images)
     facts = facts | {
         "words": way.words,
@@ -337,8 +289,8 @@ def student_row(
 def digits(options: Options) -> tuple[Facts, list[Row], Facts]:
     """digits_fast on the built-in digits: measured by the mnist features against its data.
 
-    There are 5,000 of them and no test set, so that the reference is what it was trained on, and
-    the floor is that of one half beside the other.
+    There are 5,000 of them and no test set, so that nine tenths of the reference are what it was
+    trained on, and the floor is that of one half beside the other.
     """
     data, network = load("digits"), features_of("mnist")
     measured = timed(options)
@@ -346,7 +298,8 @@ def digits(options: Options) -> tuple[Facts, list[Row], Facts]:
     steps = steps_in(SECONDS, step, options)
     folder = options.runs / DIGITS.key
     train = partial(DIGITS.train, "digits", folder, steps, step.facts["precision"])
-    wall = once(folder, steps, train)
+    asked = {"steps": steps, "data": "digits", "precision": step.facts["precision"]}
+    wall = once(folder, asked, train)
     count = 40 if options.quick else IMAGES
     yard = Yard(
         data.name, data.class_names, data, network, Moments.of(network(data.images)), count, data
@@ -358,7 +311,7 @@ def digits(options: Options) -> tuple[Facts, list[Row], Facts]:
 
 
 def floor_of_halves(data: ImageData, network: Features) -> Facts:
-    """One half of the images beside the other: half as many as are drawn, so a little too high."""
+    """One half of the images beside the other: half as many as drawn, by chance twice as far."""
     half = spread(len(data), len(data) // 2, data.labels)
     rest = torch.ones(len(data), dtype=torch.bool)
     rest[half] = False

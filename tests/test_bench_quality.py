@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from bench import ablations, contenders, distilling, quality, tutorial
+from bench import ablations, contenders, distilling, keeping, quality, tutorial
 from bench.options import Options, keep
 from bench.ours import Ours
 from bench.peers import Tuning
@@ -150,39 +150,55 @@ def test_minutes_are_counted_in_steps(tmp_path):
         quality.timed(Options(out=tmp_path))
 
 
-def test_a_run_is_trained_once_and_never_taken_for_one_of_another_length(tmp_path):
-    called = []
+def test_a_run_is_trained_once_and_never_taken_for_another(tmp_path):
+    called, asked = [], {"steps": 30, "data": "d"}
     for _ in range(2):
-        wall = quality.once(tmp_path / "run", 30, partial(called.append, 1))
+        wall = keeping.once(tmp_path / "run", asked, partial(called.append, 1))
     assert called == [1]
     assert 0 <= wall < 60
-    with pytest.raises(ValueError, match="a run of 30 steps, and 31 were asked for"):
-        quality.once(tmp_path / "run", 31, partial(called.append, 1))
+    for key, other in (("steps", 31), ("data", "e")):
+        with pytest.raises(ValueError, match=f"run.json tells of .*'{key}': {other!r}.* is asked"):
+            keeping.once(tmp_path / "run", {**asked, key: other}, partial(called.append, 1))
 
     def fails() -> None:
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError):
-        quality.once(tmp_path / "other", 30, fails)
-    quality.once(tmp_path / "other", 30, partial(called.append, 2))
+        keeping.once(tmp_path / "other", asked, fails)
+    keeping.once(tmp_path / "other", asked, partial(called.append, 2))
     assert called == [1, 2]
 
 
 def test_images_that_were_drawn_are_not_drawn_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(quality, "BATCH", 4)
-    asked = []
+    monkeypatch.setattr(keeping, "BATCH", 4)
+    asked, how = [], {"sampler": "heun", "begun": None}
 
     def draw(seeds, labels):
         asked.append((list(seeds), labels))
         return torch.tensor(list(seeds), dtype=torch.uint8)[:, None, None, None]
 
     folder = tmp_path / "run"
-    quality.drawn_by(lambda: draw, folder, 6)
+    keeping.drawn_by(lambda: draw, folder, 6, how)
     (tmp_path / "run-drawn" / "000000.npy").unlink()
-    images = quality.drawn_by(lambda: draw, folder, 6)
+    images = keeping.drawn_by(lambda: draw, folder, 6, how)
     assert images.flatten().tolist() == [0, 1, 2, 3, 4, 5]
     assert asked == [([0, 1, 2, 3], [0, 1, 2, 3]), ([4, 5], [4, 5]), ([0, 1, 2, 3], [0, 1, 2, 3])]
-    quality.drawn_by(lambda: pytest.fail("nothing is missing"), folder, 6)
+    keeping.drawn_by(lambda: pytest.fail("nothing is missing"), folder, 6, how)
+    for other, count in (({"sampler": "ddim"}, 6), ({"begun": "today"}, 6), ({}, 8)):
+        with pytest.raises(ValueError, match=r"drawn\.json tells of .* is asked for now"):
+            keeping.drawn_by(lambda: draw, folder, count, {**how, **other})
+
+
+def test_a_training_made_anew_in_the_same_place_is_not_judged_by_the_images_of_the_old(tmp_path):
+    folder, asked = tmp_path / "run", {"steps": 30}
+    assert keeping.begun(folder) is None
+    keeping.once(folder, asked, lambda: None)
+    first = keeping.begun(folder)
+    keeping.once(folder, asked, lambda: None)
+    assert keeping.begun(folder) == first
+    keeping.note_of(folder).unlink()
+    keeping.once(folder, asked, lambda: None)
+    assert keeping.begun(folder) > first
 
 
 def tiny(recipe: contenders.OfRecipe) -> Ours:
