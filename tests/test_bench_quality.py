@@ -13,9 +13,12 @@ from bench.ours import Ours
 from bench.peers import Tuning
 from bench.results import Row
 from sfumato.data import ImageData, load
+from sfumato.discrete import CosineBetas
 from sfumato.features import features_of
 from sfumato.measuring import Moments, frechet
 from sfumato.networks import UNetConfig
+from sfumato.process import RectifiedFlow
+from sfumato.schedules import Constant, CosineDecay
 
 PLAIN, OTHER = Tuning(), Tuning(bf16=True, channels_last=True, fused=True)
 SMALL = {"block_out_channels": (32, 32), "layers_per_block": 1}
@@ -69,8 +72,24 @@ def test_the_fastest_tuning_is_the_one_that_takes_least(monkeypatch):
     taken = dict(zip(tutorial.TUNINGS, (3.0, 2.0, 4.0, 5.0)))
     monkeypatch.setattr(tutorial, "Tutorial", lambda *told: told[-1])
     monkeypatch.setattr(tutorial, "trial", lambda step, warm, count: taken[step])
+    monkeypatch.setattr(tutorial, "emulates_bf16", lambda device: False)
+    assert tutorial.fastest(None, None, 16) == tutorial.TUNINGS[1]
+    taken[tutorial.TUNINGS[3]] = 1.0
+    assert tutorial.fastest(None, None, 16) == tutorial.TUNINGS[3]
+    monkeypatch.setattr(tutorial, "emulates_bf16", lambda device: True)
+    assert tutorial.TUNINGS[3].bf16
     assert tutorial.fastest(None, None, 16) == tutorial.TUNINGS[1]
     assert len({str(tuning) for tuning in tutorial.TUNINGS}) == 4
+
+
+def test_the_tutorials_rate_warms_up_and_falls_to_nothing(monkeypatch):
+    monkeypatch.setattr(tutorial, "network", small)
+    warm = tutorial.WARM_UP
+    training = begun(steps=warm + 200)
+    (rate,) = training.rate.lr_lambdas
+    steps = (0, warm // 2, warm, warm + 100, warm + 200)
+    assert [rate(step) for step in steps] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert training.rate.base_lrs == [4e-4]
 
 
 def test_the_tutorials_batches_are_padded_images_of_their_labels():
@@ -232,9 +251,23 @@ def test_a_timed_step_of_the_student_asks_its_network_twice():
 
 
 def test_every_variant_changes_what_it_says_and_can_be_trained():
-    own = ablations.VARIANTS["as it is"].run(0)
-    assert own == replace(
-        contenders.OURS.run(), train=replace(own.train, steps=1_000_000), precision="auto"
+    ours = contenders.OURS.run()
+    train = replace(ours.train, seconds=None, steps=1_000_000, seed=0)
+    assert ablations.VARIANTS["as it is"].run(0) == replace(ours, train=train, precision="auto")
+    runs = {name: variant.run(0) for name, variant in ablations.VARIANTS.items()}
+    assert isinstance(runs["flow"].process, RectifiedFlow)
+    assert isinstance(runs["noise"].process, CosineBetas)
+    assert isinstance(runs["constant"].train.decay, Constant)
+    assert isinstance(runs["cosine"].train.decay, CosineDecay)
+    assert (ours.train.muon, runs["AdamW"].train.muon) == (True, False)
+    network, train = ours.network, ours.train
+    assert (network.patch, runs["pixels"].network.patch) == (2, 1)
+    assert (network.blocks, runs["one block"].network.blocks) == (2, 1)
+    assert (network.channels, runs["48 channels"].network.channels) == (32, 48)
+    assert (runs["batch 32"].train.batch, train.batch, runs["batch 128"].train.batch) == (
+        32,
+        64,
+        128,
     )
     data, seen = load("digits", limit=20), set()
     for name, variant in ablations.VARIANTS.items():
