@@ -22,7 +22,7 @@ from sfumato.recipes import RECIPES
 from .commands import finished
 from .ours import Ours
 from .peers import Tuning
-from .tutorial import DPM_STEPS, Tutorial, drawer, fastest, mirrored
+from .tutorial import DPM_STEPS, LESSONS, Tutorial, drawer, fastest, mirrored
 
 Labels = Sequence[int]
 Draw = Callable[[Sequence[int], Labels], Tensor]  # (seeds, labels) to uint8 (N, C, H, W)
@@ -150,34 +150,38 @@ def calls_of(sampling: SamplingConfig) -> int:
 
 @dataclass(frozen=True)
 class OfDiffusers:
-    """Source 000's recipe by diffusers itself, class-conditional, in its fastest arithmetic."""
+    """One of diffusers' own lessons by diffusers itself, class-conditional, as fast as it is."""
 
-    key: str = "diffusers"
-    words: str = "source 000's recipe by diffusers, with classes, in its fastest arithmetic here"
-    title: str = "source 000 by diffusers"
-    batch: int = 16
+    key: str
+    words: str
+    title: str
+    lesson: str
     guidance: float = 1.0
     sampler: str = f"DPMSolverMultistepScheduler (sde-dpmsolver++), {DPM_STEPS} steps"
     calls: int = DPM_STEPS
 
+    @property
+    def batch(self) -> int:
+        return LESSONS[self.lesson].batch
+
     def stepper(self, data: ImageData) -> Callable[[], Any]:
         assert data.labels is not None
-        tuning = fastest(data.images, data.labels, self.batch)
-        return Tutorial(data.images, data.labels, 1_000_000, self.batch, tuning)
+        tuning = fastest(data.images, data.labels, self.lesson)
+        return Tutorial(data.images, data.labels, 1_000_000, self.lesson, tuning)
 
     def sketcher(self, data: ImageData, precision: str) -> tuple[Draw, float]:
         assert data.labels is not None
         tuning = Tuning.named(precision)
-        model = Tutorial(data.images, data.labels, 1, self.batch, tuning).model
-        return drawer(model, 2, tuning), 2 / DPM_STEPS
+        model = Tutorial(data.images, data.labels, 1, self.lesson, tuning).model
+        return drawer(model, self.lesson, 2, tuning), 2 / DPM_STEPS
 
     def train(self, data: str, folder: Path, steps: int, precision: str) -> None:
-        words = [data, str(folder), str(steps), str(self.batch), precision]
+        words = [data, str(folder), str(steps), self.lesson, precision]
         finished([sys.executable, "-m", "bench.tutorial", *words])
 
     def drawer(self, folder: Path) -> Draw:
-        model, tuning = Tutorial.saved(folder)
-        return drawer(mirrored(model), DPM_STEPS, tuning)
+        model, lesson, tuning = Tutorial.saved(folder)
+        return drawer(mirrored(model), lesson, DPM_STEPS, tuning)
 
 
 OURS = OfRecipe("fashion_fast", "ours: recipe fashion_fast", "ours", "fashion_fast")
@@ -188,5 +192,17 @@ FOUR_CONV = OfRecipe(
     "four_conv_mnist",
     0.1,
 )
-CONTENDERS: tuple[Contender, ...] = (OURS, FOUR_CONV, OfDiffusers())
+DIFFUSERS = OfDiffusers(
+    "diffusers",
+    "source 000's recipe by diffusers, with classes, in its fastest arithmetic here",
+    "source 000 by diffusers",
+    "source-000",
+)
+COURSE = OfDiffusers(
+    "course",
+    "diffusers' course, its network of 1.7 M weights with classes, likewise",
+    "diffusers' course",
+    "course",
+)
+CONTENDERS: tuple[Contender, ...] = (OURS, FOUR_CONV, DIFFUSERS, COURSE)
 DIGITS = OfRecipe("digits_fast", "ours: recipe digits_fast", "ours", "digits_fast")

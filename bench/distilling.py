@@ -44,6 +44,7 @@ class Distilling:
     """The student's training, and the ways of drawing that are compared."""
 
     batch: int
+    key: str = STUDENT
 
     def stepper(self, data: ImageData) -> Callable[[], Any]:
         """Half-way through: at first the target is x0 itself, and later the network is asked."""

@@ -55,12 +55,12 @@ def once(folder: Path, asked: Facts, train: Callable[[], None]) -> float:
         folder.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(told), "utf-8")
         say(f"training {folder.name}: {asked['steps']:,} steps")
-        begun = time.monotonic()
+        since = time.monotonic()
         try:
             train()
             told["done"] = True
         finally:
-            told["wall_s"] = round(told["wall_s"] + time.monotonic() - begun, 1)
+            told["wall_s"] = round(told["wall_s"] + time.monotonic() - since, 1)
             note.write_text(json.dumps(told), "utf-8")
     return float(told["wall_s"])
 

@@ -1,14 +1,15 @@
 """Quality a minute on Fashion-MNIST: contenders are given the same minutes of a quiet machine.
 
 times        seconds of each one's training step, in turn, on a quiet machine
-drawing      seconds of each one's drawing, likewise
-student      seconds of a step of distilling, beside one of its teacher's
+course       seconds of a step of diffusers' course beside one of ours
+student      seconds of a step of distilling beside one of ours
+drawing      seconds of each contender's drawing, in turn
 fashion-10   each trains as many steps as fit into 10 minutes of those, then draws 5,000 images
 fashion-30   the same with 30 (any other number by --minutes)
 distill      our ten-minute run tuned for one and two steps, for ten minutes
 digits       digits_fast, ten minutes, on the built-in digits
 
-Steps, not the clock, end a training, so that it may share its machine; the first three may
+Steps, not the clock, end a training, so that it may share its machine; the first four may
 not. Runs are kept in --runs; one that is there is gone on with, or taken as it is.
 
 Squared Frechet distance in the frozen features to the test images, of 500 drawn images a class; the
@@ -29,8 +30,8 @@ from sfumato.features import Features, features_of
 from sfumato.measuring import Estimate, Moments, frechet_estimate
 from sfumato.memory import keep_freed
 
-from .contenders import CONTENDERS, DIGITS, Contender
-from .distilling import DISTILLED, STUDENT, Distilled
+from .contenders import CONTENDERS, COURSE, DIGITS, Contender, OfDiffusers
+from .distilling import DISTILLED, STUDENT, Distilled, Distilling
 from .keeping import CLASSES, begun, drawn_by, once, stored
 from .machine import ROOT
 from .options import Options, chosen, keep, say
@@ -51,8 +52,9 @@ def run(options: Options) -> None:
     rounds = {f"fashion-{m}": partial(fashion, options, 60 * m) for m in minutes}
     cases: dict[str, Callable[[], Any]] = {
         "times": partial(times, options),
+        "course": partial(beside, options, COURSE),
+        "student": partial(beside, options, DISTILLED),
         "drawing": partial(drawing, options),
-        "student": partial(student, options),
         **rounds,
         "distill": partial(distill, options),
         "digits": partial(digits, options),
@@ -69,17 +71,17 @@ def run(options: Options) -> None:
 def times(options: Options) -> tuple[Facts, list[Row], Facts]:
     """A row a contender's training step, all in turn."""
     data = load(options.data, limit=4000)
-    every: dict[str, Contender] = {one.key: one for one in (*CONTENDERS, DIGITS)}
-    steppers = {key: one.stepper(data) for key, one in every.items()}
-    return steps_of(steppers, {key: one.batch for key, one in every.items()}, data, options)
+    timed_here = [one for one in (*CONTENDERS, DIGITS) if one is not COURSE]
+    steppers = {one.key: one.stepper(data) for one in timed_here}
+    return steps_of(steppers, {one.key: one.batch for one in timed_here}, data, options)
 
 
-def student(options: Options) -> tuple[Facts, list[Row], Facts]:
-    """The student's training step beside its teacher's, in turn."""
-    data, teacher = load(options.data, limit=4000), CONTENDERS[0]
-    name = f"{teacher.key}: beside the student"
-    steppers = {name: teacher.stepper(data), STUDENT: DISTILLED.stepper(data)}
-    return steps_of(steppers, {name: teacher.batch, STUDENT: DISTILLED.batch}, data, options)
+def beside(options: Options, other: OfDiffusers | Distilling) -> tuple[Facts, list[Row], Facts]:
+    """Another one's training step beside ours, in turn."""
+    data, ours = load(options.data, limit=4000), CONTENDERS[0]
+    name = f"{ours.key}: beside {other.key}"
+    steppers = {name: ours.stepper(data), other.key: other.stepper(data)}
+    return steps_of(steppers, {name: ours.batch, other.key: other.batch}, data, options)
 
 
 def steps_of(
@@ -137,7 +139,7 @@ def fashion(options: Options, seconds: int) -> tuple[Facts, list[Row], Facts]:
     measured = timed(options)
     rows, pictures = [], {"test images": yard.shown(yard.test)}
     for one in CONTENDERS:
-        step = measured[one.key]
+        step = step_of(one.key, measured, "course" if one is COURSE else "times")
         steps = steps_in(seconds, step, options)
         precision = step.facts["precision"]
         folder = options.runs / named(one.key, seconds)
@@ -172,6 +174,13 @@ def timed(options: Options) -> dict[str, Row]:
             "python -m bench quality --only times"
         )
     return {row.name: row for part in parts for row in part.rows}
+
+
+def step_of(key: str, measured: Mapping[str, Row], case: str) -> Row:
+    """Raises: ValueError where it was not timed, with the case that times it."""
+    if key not in measured:
+        raise ValueError(f"no step of {key} was timed: first --only {case}.")
+    return measured[key]
 
 
 def steps_in(seconds: float, step: Row, options: Options) -> int:
@@ -255,14 +264,13 @@ def distill(options: Options) -> tuple[Facts, list[Row], Facts]:
     teacher = options.runs / CONTENDERS[0].key
     if not (teacher / "run.json").exists():
         raise ValueError(f"{teacher} is the teacher, and not there: first --only fashion-10.")
-    if STUDENT not in measured:
-        raise ValueError("no step of the student was timed: first --only student.")
-    steps = steps_in(SECONDS, measured[STUDENT], options)
+    step = step_of(STUDENT, measured, "student")
+    steps = steps_in(SECONDS, step, options)
     folder = options.runs / STUDENT
     asked = {"steps": steps, "data": options.data, "teacher": begun(teacher)}
     wall = once(folder, asked, partial(DISTILLED.train, teacher, folder, steps))
     rows = [
-        student_row(way, folder, teacher, yard, measured[STUDENT], {"steps": steps, "wall_s": wall})
+        student_row(way, folder, teacher, yard, step, {"steps": steps, "wall_s": wall})
         for way in DISTILLED.ways()
     ]
     return {"seconds": SECONDS, **yard.settings, "data": yard.name}, rows, yard.floor

@@ -7,7 +7,7 @@ from .results import Part, Row
 from .tables import again, processor, table
 
 Parts = Mapping[str, Part]
-MEASURED = ("times", "drawing", "student")  # the parts that minutes are counted by
+MEASURED = ("times", "course", "student", "drawing")  # the parts that minutes are counted by
 INTRO = (
     "Fashion-MNIST, 28 x 28, ten classes. Each contender is given the same minutes of a quiet "
     "machine, counted in steps: `times` takes their steps in turn, each then trains as many as "

@@ -20,20 +20,21 @@ from sfumato.networks import UNetConfig
 from sfumato.process import RectifiedFlow
 from sfumato.schedules import Constant, CosineDecay
 
+TEXT = "source-000"
 PLAIN, OTHER = Tuning(), Tuning(bf16=True, channels_last=True, fused=True)
 SMALL = {"block_out_channels": (32, 32), "layers_per_block": 1}
 
 
-def small(classes: int) -> torch.nn.Module:
+def small(lesson: tutorial.Lesson, classes: int) -> torch.nn.Module:
     model = importlib.import_module("diffusers").UNet2DModel
     down, up = ("DownBlock2D",) * 2, ("UpBlock2D",) * 2
     kinds = {"down_block_types": down, "up_block_types": up, "num_class_embeds": classes}
     return model(sample_size=32, in_channels=1, out_channels=1, **SMALL, **kinds)
 
 
-def begun(steps: int = 4, tuning: Tuning = PLAIN) -> tutorial.Tutorial:
+def begun(steps: int = 4, tuning: Tuning = PLAIN, lesson: str = TEXT) -> tutorial.Tutorial:
     data = load("digits", limit=20)
-    return tutorial.Tutorial(data.images, data.labels, steps, 2, tuning)
+    return tutorial.Tutorial(data.images, data.labels, steps, lesson, tuning)
 
 
 def test_a_tutorial_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
@@ -58,11 +59,12 @@ def test_a_saved_tutorial_draws_as_it_was_trained(tmp_path, monkeypatch):
     training = begun(tuning=OTHER)
     training()
     training.save(tmp_path)
-    model, tuning = tutorial.Tutorial.saved(tmp_path)
+    model, lesson, tuning = tutorial.Tutorial.saved(tmp_path)
+    assert lesson == TEXT
     assert tuning == OTHER == Tuning.named(str(OTHER))
     assert model.conv_out.weight.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(model.conv_out.weight, training.model.conv_out.weight)
-    with pytest.raises(ValueError, match="was begun by bf16 autocast, channels_last"):
+    with pytest.raises(ValueError, match="was begun by source-000, bf16 autocast, channels_last"):
         begun().restore(tmp_path)
     with pytest.raises(ValueError, match="'bf16' is no tuning of a peer"):
         Tuning.named("bf16")
@@ -73,13 +75,30 @@ def test_the_fastest_tuning_is_the_one_that_takes_least(monkeypatch):
     monkeypatch.setattr(tutorial, "Tutorial", lambda *told: told[-1])
     monkeypatch.setattr(tutorial, "trial", lambda step, warm, count: taken[step])
     monkeypatch.setattr(tutorial, "emulates_bf16", lambda device: False)
-    assert tutorial.fastest(None, None, 16) == tutorial.TUNINGS[1]
+    assert tutorial.fastest(None, None, TEXT) == tutorial.TUNINGS[1]
     taken[tutorial.TUNINGS[3]] = 1.0
-    assert tutorial.fastest(None, None, 16) == tutorial.TUNINGS[3]
+    assert tutorial.fastest(None, None, TEXT) == tutorial.TUNINGS[3]
     monkeypatch.setattr(tutorial, "emulates_bf16", lambda device: True)
     assert tutorial.TUNINGS[3].bf16
-    assert tutorial.fastest(None, None, 16) == tutorial.TUNINGS[1]
+    assert tutorial.fastest(None, None, TEXT) == tutorial.TUNINGS[1]
     assert len({str(tuning) for tuning in tutorial.TUNINGS}) == 4
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' own
+def test_the_courses_lesson_trains_is_kept_and_draws_images_of_28_pixels(tmp_path, monkeypatch):
+    course = tutorial.LESSONS["course"]
+    monkeypatch.setitem(tutorial.LESSONS, "course", replace(course, batch=2))
+    training = begun(lesson="course")
+    assert training() > 0
+    assert training.optimizer.param_groups[0]["weight_decay"] == 0
+    training.save(tmp_path)
+    model, lesson, tuning = tutorial.Tutorial.saved(tmp_path)
+    saved = training.model.state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+    drawn = tutorial.drawer(tutorial.mirrored(model), lesson, 2, tuning)([1, 2], [3, 4])
+    assert (drawn.shape, drawn.dtype) == ((2, 1, 28, 28), torch.uint8)
+    with pytest.raises(ValueError, match="begun by course, fp32, not by source-000, fp32"):
+        begun().restore(tmp_path)
 
 
 def test_the_tutorials_rate_warms_up_and_falls_to_nothing(monkeypatch):
@@ -101,7 +120,7 @@ def test_the_tutorials_batches_are_padded_images_of_their_labels():
         assert label in training.labels[same]
     assert (clean[:, :, :2] == -1).all()
     assert (clean[:, :, :, -2:] == -1).all()
-    assert noise.shape == (2, 1, 32, 32)
+    assert noise.shape == (16, 1, 32, 32)
     assert ((times >= 0) & (times < 1000)).all()
     assert not torch.equal(training.batch_at(4)[2], noise)
 
@@ -117,24 +136,27 @@ def test_the_tutorials_sampler_draws_what_a_perfect_network_knows(steps):
         alpha, sigma = alphas[t] ** 0.5, (1 - alphas[t]) ** 0.5
         return [(x - alpha * grey[class_labels][:, None, None, None]) / sigma]
 
-    drawn = tutorial.drawer(perfect, steps, PLAIN)([5, 6, 7], [2, 0, 1])
+    drawn = tutorial.drawer(perfect, TEXT, steps, PLAIN)([5, 6, 7], [2, 0, 1])
     wanted = ((grey[[2, 0, 1]] + 1) * 127.5).round().to(torch.uint8)
     assert drawn.shape == (3, 1, 28, 28)
     assert (drawn == wanted[:, None, None, None]).all()
 
 
-def test_the_tutorials_network_is_the_same_function_when_it_is_ours():
-    """The quality row of diffusers is drawn through it, so that it has to be diffusers' own."""
+@pytest.mark.parametrize(("lesson", "side"), [(TEXT, 32), ("course", 28)])
+def test_the_tutorials_network_is_the_same_function_when_it_is_ours(lesson, side):
+    """The quality rows of diffusers are drawn through it, so that it has to be diffusers' own."""
     torch.manual_seed(3)
-    model = tutorial.network(10).eval()
+    model = tutorial.network(tutorial.LESSONS[lesson], 10).eval()
     for weight in model.parameters():  # the untrained ones are almost deaf to class and time
         weight.data += 0.02 * torch.randn_like(weight)
-    x, labels = torch.randn(3, 1, 32, 32), torch.tensor([7, 0, 9])
+    x, labels = torch.randn(3, 1, side, side), torch.tensor([7, 0, 9])
     asked = {"class_labels": labels, "return_dict": False}
     for t in (torch.tensor(3), torch.tensor(741)):
         with torch.no_grad():
             wanted, got = model(x, t, **asked)[0], tutorial.mirrored(model)(x, t, **asked)[0]
+            other = model(x, t, **{**asked, "class_labels": labels.flip(0)})[0]
         assert wanted.std() > 0.1
+        assert not torch.allclose(other[0], wanted[0], atol=1e-3)
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
 
 
@@ -143,8 +165,8 @@ def test_the_tutorials_images_hang_on_their_own_seeds_alone():
     def wrong(x, t, class_labels, return_dict):
         return [0.5 * x]
 
-    alone = tutorial.drawer(wrong, 4, PLAIN)([6], [1])
-    among = tutorial.drawer(wrong, 4, PLAIN)([5, 6], [0, 1])
+    alone = tutorial.drawer(wrong, TEXT, 4, PLAIN)([6], [1])
+    among = tutorial.drawer(wrong, TEXT, 4, PLAIN)([5, 6], [0, 1])
     assert torch.equal(alone[0], among[1])
     assert not torch.equal(among[0], among[1])
 
