@@ -18,7 +18,7 @@ NETWORK = UNetConfig(
 
 
 def digits() -> Run:
-    """EDM: Karras et al. (2022). The demo's recipe.
+    """EDM: Karras et al. (2022). The demo's recipe, by Muon there.
 
     Source: Karras et al. (2022)
     Command: sfumato train digits
