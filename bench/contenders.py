@@ -187,7 +187,7 @@ class OfDiffusers:
 OURS = OfRecipe("fashion_fast", "ours: recipe fashion_fast", "ours", "fashion_fast")
 FOUR_CONV = OfRecipe(
     "four_conv",
-    "source 002's network, mended, trained as ours are; it has no classes",
+    "source 002's network by our recipe four_conv_mnist; it has no classes",
     "source 002 (no classes)",
     "four_conv_mnist",
     0.1,

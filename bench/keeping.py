@@ -67,9 +67,11 @@ def once(folder: Path, asked: Facts, train: Callable[[], None]) -> float:
 
 def begun(folder: Path) -> str | None:
     """When a training began, by its note: another one in the same place began at another time."""
-    note = note_of(folder)
-    told = json.loads(note.read_text("utf-8")) if note.exists() else {}
-    return told.get("begun")
+    return agreed(note_of(folder), {}).get("begun")
+
+
+def drawings_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-drawn")
 
 
 def drawn_by(draw: Callable[[], Draw], folder: Path, count: int, asked: Facts) -> Tensor:
@@ -77,7 +79,7 @@ def drawn_by(draw: Callable[[], Draw], folder: Path, count: int, asked: Facts) -
 
     Raises: ValueError where those were drawn otherwise than asked.
     """
-    kept = folder.with_name(f"{folder.name}-drawn")
+    kept = drawings_of(folder)
     kept.mkdir(parents=True, exist_ok=True)
     note, asked = kept / "drawn.json", {**asked, "count": count}
     note.write_text(json.dumps(agreed(note, asked)), "utf-8")
@@ -95,6 +97,6 @@ def drawn_by(draw: Callable[[], Draw], folder: Path, count: int, asked: Facts) -
 
 
 def stored(folder: Path) -> Tensor:
-    kept = folder.with_name(f"{folder.name}-drawn")
-    parts = [np.load(path, allow_pickle=False) for path in sorted(kept.glob("[0-9]*.npy"))]
+    paths = sorted(drawings_of(folder).glob("[0-9]*.npy"))
+    parts = [np.load(path, allow_pickle=False) for path in paths]
     return torch.from_numpy(np.concatenate(parts))

@@ -44,6 +44,8 @@ from .tutorial import Tutorial
 ROUNDS, REPEATS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 6, 8, 3, 125
 IMAGES, SHOWN = 5000, 5  # SHOWN: of a class, in the picture
 SECONDS = 600
+# Timed apart, since to time all anew would be to train all anew: their steps are counted by it.
+BESIDE: dict[str, OfDiffusers | Distilling] = {"course": COURSE, "student": DISTILLED}
 
 
 def run(options: Options) -> None:
@@ -52,8 +54,7 @@ def run(options: Options) -> None:
     rounds = {f"fashion-{m}": partial(fashion, options, 60 * m) for m in minutes}
     cases: dict[str, Callable[[], Any]] = {
         "times": partial(times, options),
-        "course": partial(beside, options, COURSE),
-        "student": partial(beside, options, DISTILLED),
+        **{case: partial(beside, options, other) for case, other in BESIDE.items()},
         "drawing": partial(drawing, options),
         **rounds,
         "distill": partial(distill, options),
@@ -71,9 +72,9 @@ def run(options: Options) -> None:
 def times(options: Options) -> tuple[Facts, list[Row], Facts]:
     """A row a contender's training step, all in turn."""
     data = load(options.data, limit=4000)
-    timed_here = [one for one in (*CONTENDERS, DIGITS) if one is not COURSE]
-    steppers = {one.key: one.stepper(data) for one in timed_here}
-    return steps_of(steppers, {one.key: one.batch for one in timed_here}, data, options)
+    some = [one for one in (*CONTENDERS, DIGITS) if one not in BESIDE.values()]
+    steppers = {one.key: one.stepper(data) for one in some}
+    return steps_of(steppers, {one.key: one.batch for one in some}, data, options)
 
 
 def beside(options: Options, other: OfDiffusers | Distilling) -> tuple[Facts, list[Row], Facts]:
@@ -117,7 +118,8 @@ def drawing(options: Options) -> tuple[Facts, list[Row], Facts]:
     count, rounds = (10, 1) if options.quick else (DRAWN_AT_ONCE, options.rounds or DRAWING_ROUNDS)
     measured = timed(options)
     sketches = {
-        one.key: one.sketcher(data, measured[one.key].facts["precision"]) for one in CONTENDERS
+        one.key: one.sketcher(data, step_of(one.key, measured).facts["precision"])
+        for one in CONTENDERS
     }
     labels = [k % CLASSES for k in range(count)]
     runners = [
@@ -139,7 +141,7 @@ def fashion(options: Options, seconds: int) -> tuple[Facts, list[Row], Facts]:
     measured = timed(options)
     rows, pictures = [], {"test images": yard.shown(yard.test)}
     for one in CONTENDERS:
-        step = step_of(one.key, measured, "course" if one is COURSE else "times")
+        step = step_of(one.key, measured)
         steps = steps_in(seconds, step, options)
         precision = step.facts["precision"]
         folder = options.runs / named(one.key, seconds)
@@ -176,9 +178,10 @@ def timed(options: Options) -> dict[str, Row]:
     return {row.name: row for part in parts for row in part.rows}
 
 
-def step_of(key: str, measured: Mapping[str, Row], case: str) -> Row:
+def step_of(key: str, measured: Mapping[str, Row]) -> Row:
     """Raises: ValueError where it was not timed, with the case that times it."""
     if key not in measured:
+        case = next((case for case, other in BESIDE.items() if other.key == key), "times")
         raise ValueError(f"no step of {key} was timed: first --only {case}.")
     return measured[key]
 
@@ -264,7 +267,7 @@ def distill(options: Options) -> tuple[Facts, list[Row], Facts]:
     teacher = options.runs / CONTENDERS[0].key
     if not (teacher / "run.json").exists():
         raise ValueError(f"{teacher} is the teacher, and not there: first --only fashion-10.")
-    step = step_of(STUDENT, measured, "student")
+    step = step_of(STUDENT, measured)
     steps = steps_in(SECONDS, step, options)
     folder = options.runs / STUDENT
     asked = {"steps": steps, "data": options.data, "teacher": begun(teacher)}

@@ -216,18 +216,19 @@ def test_the_page_says_what_the_files_say(tmp_path):
             put(bench, one, tmp_path)
     text = page.write(tmp_path, tmp_path / "docs").read_text("utf-8")
     assert set(page.TITLES) == set(all_parts())
-    assert (
+    for words in (
         "| ours | **1.50** +- 0.08 | 2.000 | 4,000 | 64,000 | a solver, 12 steps, guidance 1.5 "
-        "| 24 | 9.0 | 15 |" in text
-    )
-    assert "| floor: 5,000 training images | 0.15 +- 0.02 |" in text
-    assert "10 minutes more: 4,000 steps of 2.000 s." in text
-    assert "| ours | 24 | **1.50** +- 0.08 |" in text
-    assert "**1.50** +- 0.08 from them" in text
-    assert "The minutes are those of" in text
-    assert "| ours: drawing | 2.000 [1.500, 2.500] | 8.0 |" in text
-    assert "| as it is | 2.000 | 900 | 5.00 | 6.00 | **5.50** |" in text
-    assert "weights of the last step |  |  | 9.00 | 8.00 | **8.50** |" in text
+        "| 24 | 9.0 | 15 |",
+        "| floor: 5,000 training images | 0.15 +- 0.02 |",
+        "10 minutes more: 4,000 steps of 2.000 s.",
+        "| ours | 24 | **1.50** +- 0.08 |",
+        "**1.50** +- 0.08 from them",
+        "The minutes are those of",
+        "| ours: drawing | 2.000 [1.500, 2.500] | 8.0 |",
+        "| as it is | 2.000 | 900 | 5.00 | 6.00 | **5.50** |",
+        "weights of the last step |  |  | 9.00 | 8.00 | **8.50** |",
+    ):
+        assert words in text
     assert "| ours (bf16) | 8.00 | 2.00 | 2.000 [1.500, 2.500] | 62% of bf16 | 900 |" in text
     assert (
         "| peer, as documented | 5.33 | 1.00 | 3.000 [2.500, 5.500] | 83% of fp32 | 1,500 |" in text

@@ -191,6 +191,19 @@ def test_minutes_are_counted_in_steps(tmp_path):
         quality.timed(Options(out=tmp_path))
 
 
+def test_a_part_tells_the_command_that_makes_it_again_with_its_rounds(tmp_path):
+    for rounds, more in ((None, ""), (2, " --rounds 2")):
+        options = Options(out=tmp_path, rounds=rounds)
+        part = keep("quality", "times", options, lambda: ({}, [Row("x", (1.0,), 1, "images")], {}))
+        assert part.command == f"python -m bench quality --only times{more}"
+
+
+def test_what_was_not_timed_is_named_with_the_case_that_times_it():
+    for key, case in (("course", "course"), ("distilled", "student"), ("diffusers", "times")):
+        with pytest.raises(ValueError, match=f"no step of {key} was timed: first --only {case}"):
+            quality.step_of(key, {})
+
+
 def test_a_run_is_trained_once_and_never_taken_for_another(tmp_path):
     called, asked = [], {"steps": 30, "data": "d"}
     for _ in range(2):
