@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,12 +142,15 @@ def loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def with_time(command: str, name: str, changed: list[str]) -> str:
-    """The command of the docstring, with the time that the run of the page was given."""
-    found = re.search(r"train\.seconds: .* -> ([\d.]+)", ", ".join(changed))
-    if found is None:
-        return command
-    return re.sub(rf"(sfumato train {name}\b.*)", rf"\1 --time {float(found[1]):g}s", command)
+def with_budget(command: str, name: str, changed: Sequence[str]) -> str:
+    """The command of the docstring, with the time or the steps that the page's run was given."""
+    for change in changed:
+        if found := re.fullmatch(r"train\.(seconds|steps): .* -> ([\d.]+)", change):
+            budget = (
+                f"--time {float(found[2]):g}s" if found[1] == "seconds" else f"--steps {found[2]}"
+            )
+            return re.sub(rf"(sfumato train {name}\b.*)", rf"\1 {budget}", command)
+    return command
 
 
 def evaluation(name: str, numbers: dict[str, str]) -> str:
@@ -158,7 +162,7 @@ def evaluation(name: str, numbers: dict[str, str]) -> str:
 def section(name: str, record: dict[str, Any]) -> str:
     """A recipe: what it is, how to make it, what was measured, and how it looks."""
     _, summary, command = told(name)
-    command = with_time(command, name, record["changed"])
+    command = with_budget(command, name, record["changed"])
     facts = {
         "data": f"{record['data']}; {record['split']}",
         "network": f"{record['weights']} weights, {record['flops']} an image forward",

@@ -156,6 +156,14 @@ def test_part_of_a_set_is_told_as_such(words):
     assert words.data_words(replace(card, name="mine")) == "300 images of mine; 128 x 128 pixels"
 
 
+def test_the_command_has_the_budget_of_the_run(words):
+    steps = ["train.previews: 12 -> 1", "train.seconds: 600 -> None", "train.steps: None -> 40"]
+    assert words.with_budget("sfumato train d", "d", steps) == "sfumato train d --steps 40"
+    seconds = ["train.seconds: 600 -> 90.0", "train.batch: 64 -> 8"]
+    assert words.with_budget("sfumato train d", "d", seconds) == "sfumato train d --time 90s"
+    assert words.with_budget("sfumato train d", "d", ["train.batch: 64 -> 8"]) == "sfumato train d"
+
+
 def test_runs_that_do_not_belong_on_the_page_are_refused(script, tmp_path):
     whose = finished(tmp_path / "codec", "autoencoder_f8")
     with pytest.raises(ValueError, match="--free FOLDER"):

