@@ -79,6 +79,11 @@ def test_only_inside_the_interval(root):
     outside = torch.tensor(5.0, dtype=torch.float64)
     label = torch.tensor([0, 1])
     assert torch.equal(found(x, outside, label).x0, loaded.denoiser(x, outside, label).x0)
+    inside = torch.tensor(1.0, dtype=torch.float64)
+    worse = load_run(str(root / "worse"), CPU).denoiser(x, inside, label).x0
+    own = loaded.denoiser(x, inside, label).x0
+    assert not torch.allclose(own, worse)
+    assert torch.allclose(found(x, inside, label).x0, worse + 2.0 * (own - worse), atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -217,12 +217,12 @@ def test_the_page_says_what_the_files_say(tmp_path):
     text = page.write(tmp_path, tmp_path / "docs").read_text("utf-8")
     assert set(page.TITLES) == set(all_parts())
     for words in (
-        "| ours | **1.50** +- 0.08 | 2.000 | 4,000 | 64,000 | a solver, 12 steps, guidance 1.5 "
+        "| ours | **1.50** ± 0.08 | 2.000 | 4,000 | 64,000 | a solver, 12 steps, guidance 1.5 "
         "| 24 | 9.0 | 15 |",
-        "| floor: 5,000 training images | 0.15 +- 0.02 |",
+        "| floor: 5,000 training images | 0.15 ± 0.02 |",
         "10 minutes more: 4,000 steps of 2.000 s.",
-        "| ours | 24 | **1.50** +- 0.08 |",
-        "**1.50** +- 0.08 from them",
+        "| ours | 24 | **1.50** ± 0.08 |",
+        "**1.50** ± 0.08 from them",
         "The minutes are those of",
         "| ours: drawing | 2.000 [1.500, 2.500] | 8.0 |",
         "| as it is | 2.000 | 900 | 5.00 | 6.00 | **5.50** |",

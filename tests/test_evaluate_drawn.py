@@ -111,6 +111,20 @@ def test_given_images_are_what_is_compared_to(evaluate, root):
     assert "training image" not in text
 
 
+def test_the_record_says_what_else_guides(root):
+    loaded = own(root, "betas")[0]
+    sampling = replace(
+        loaded.run.sampling,
+        classifier="guide",
+        classifier_scale=1.5,
+        worse="runs/early",
+        worse_scale=3.0,
+    )
+    order = Order(list(range(4)), [0] * 4, loaded.card.shape)
+    told = drawn.drawing(replace(loaded, run=replace(loaded.run, sampling=sampling)), order)
+    assert told.sampler.endswith(", classifier guide by 1.5, away from runs/early by 3")
+
+
 def test_progress_counts_the_points_of_the_drawing(root, monkeypatch):
     loaded = own(root, "betas")[0]
     seen = []

@@ -42,6 +42,19 @@ def test_karras_times_are_equation_5_of_edm():
 
 
 @EVERY
+@pytest.mark.parametrize("share", [-0.5, 1.0, 2.0, float("nan")])
+def test_uniform_times_that_do_not_fall_are_refused(process, share):
+    with pytest.raises(ValueError, match="t_min"):
+        uniform_times(process, 4, t_min=share * process.t_max)
+
+
+@pytest.mark.parametrize("rho", [0.0, -7.0, float("inf"), float("nan")])
+def test_karras_times_of_no_power_are_refused(rho):
+    with pytest.raises(ValueError, match="rho"):
+        karras_times(Karras(), 4, rho=rho)
+
+
+@EVERY
 def test_karras_times_are_the_same_noise_levels_on_every_process(process):
     top = min(80.0, process.largest_ratio)
     times = karras_times(process, 9)

@@ -94,6 +94,27 @@ def test_it_goes_on_bit_for_bit_from_its_tensors():
     assert all(torch.equal(a, b) for a, b in zip(trained(again, batches[2:]), wanted))
 
 
+def test_counts_that_were_read_on_the_cpu_follow_their_parameters():
+    """As a resumed run's do, whose weights are on a GPU; PyTorch leaves them where they were."""
+    own, there = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, device="meta"))
+    own.grad = torch.ones(3)
+    first = Muon([own], lr=0.1)
+    first.step()
+    again = Muon([there], lr=0.1)
+    again.load_state_dict(first.state_dict())
+    assert {value.device.type for value in again.state[there].values()} == {"meta"}
+
+
+@pytest.mark.parametrize("value", [0.002, 0.01, 0.1, 0.7])
+def test_singular_values_are_taken_as_near_to_one_as_told(value):
+    """Of u with one large value and one that is this share of its norm."""
+    large = (1 - value**2) ** 0.5
+    for found in orthogonal(torch.diag(torch.tensor([large, value]))).diagonal():
+        assert 0.68 < found < 1.21
+    tiny = orthogonal(torch.diag(torch.tensor([1.0, 1e-6])))[1, 1]
+    assert tiny == pytest.approx(485e-6, rel=1e-3)
+
+
 def test_maps_of_16_features_are_matrices_and_narrower_ones_are_not():
     assert is_matrix(torch.zeros(16, 16))
     assert is_matrix(torch.zeros(16, 4, 2, 2))

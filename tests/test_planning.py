@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.arguments import Train, UsageError
+from sfumato.arguments import Sample, Train, UsageError
 from sfumato.assembly import settle
 from sfumato.config import DataConfig, Run, SamplingConfig
 from sfumato.data import ImageData, fingerprint
@@ -273,5 +273,8 @@ def test_a_run_imported_without_images_says_what_it_needs(tmp_path: Path) -> Non
 def test_another_sampler_leaves_diffusers_ways_behind() -> None:
     theirs = SamplingConfig(DDIM(), clipped=True, keep_eps=True)
     assert sampling_with(theirs, Train("x", sampler="ddim")) == theirs
+    noisy = replace(theirs, solver=DDIM(eta=1.0))
+    assert sampling_with(noisy, Sample("x")).solver == DDIM(eta=1.0)
+    assert sampling_with(noisy, Sample("x", eta=0.0)).solver == DDIM(eta=0.0)
     other = sampling_with(theirs, Train("x", sampler="heun"))
     assert (other.solver, other.keep_eps) == (Heun(), False)

@@ -195,6 +195,12 @@ def test_rates_of_the_schedules():
     )
     assert [CosineDecay()(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     assert [CosineDecay(0.1)(p) for p in (0, 0.5, 1, 2)] == pytest.approx([1, 0.55, 0.1, 0.1])
+    for refused in ({"floor": 2.0}, {"floor": -0.1}, {"floor": float("nan")}):
+        for kind in (LinearDecay, CosineDecay):
+            with pytest.raises(ValueError, match="floor"):
+                kind(**refused)
+    with pytest.raises(ValueError, match="hold"):
+        LinearDecay(hold=1.5)
     config = TrainConfig(steps=100, lr=2.0, warmup_steps=4, decay=Constant())
     assert [config.lr_at(step, 0) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
 

@@ -14,8 +14,9 @@ from conftest import normal
 from sfumato.aim import Aim
 from sfumato.arguments import Tune, UsageError
 from sfumato.assembly import splits_of
-from sfumato.commands.tune import Plan, as_asked, data_of_run, plan_of
+from sfumato.commands.tune import Plan, as_asked, data_of_run, plan_of, sampling_asked
 from sfumato.commands.tune_judged import Judged
+from sfumato.consistency import MultistepConsistency
 from sfumato.exact import GaussianMixture
 from sfumato.generation import Order, draw
 from sfumato.grids import KarrasGrid
@@ -91,9 +92,31 @@ def test_what_was_found_is_written_beside_the_run(tuned):
         assert picture.width > picture.height
 
 
-def test_seeds_to_fit_by_and_to_judge_by_are_disjoint(tuned):
-    spans = [range(a, a + n) for a, n in record_of(tuned)["seeds"].values()]
+def test_seeds_to_fit_by_and_to_judge_by_are_those_recorded_and_disjoint(trained, monkeypatch):
+    drawn = []
+    real = command.noise_of
+    monkeypatch.setattr(command, "noise_of", lambda *asked: drawn.append(asked[1:]) or real(*asked))
+    monkeypatch.setattr(tuning, "TEACHER_STEPS", 2)
+    loaded = load_run(str(trained), CPU)
+    stages = command.Stages(loaded, loaded.denoiser, 3, Plan(2, 3, 4, 1), None, Quiet())
+    monkeypatch.setattr(command, "FIXED", FEW)
+    monkeypatch.setattr("sfumato.rivals.FIXED", FEW)
+    table, rivals, aim = stages.fitted(0.0, 0.0)
+    fitted, drawn[:] = list(drawn), []
+    judge, judged = stages.judged(table, rivals, aim)
+    told = command.facts_of(loaded, stages.plan, judged, 0.0)["seeds"]
+    assert fitted == [tuple(told["learn"]), tuple(told["apart"])]
+    assert drawn == [tuple(told["judge"])]
+    spans = [range(a, a + n) for a, n in told.values()]
     assert len(set().union(*spans)) == sum(map(len, spans))
+    assert judged.tuned == pytest.approx(tuning.distance(loaded.denoiser, judge, table))
+
+
+class Quiet:
+    """A reporter that nobody listens to."""
+
+    def say(self, text):
+        pass
 
 
 def test_sample_nfe_draws_by_it_and_the_picture_can_be_drawn_again(tuned, call, tmp_path):
@@ -121,6 +144,8 @@ def test_sample_nfe_draws_by_it_and_the_picture_can_be_drawn_again(tuned, call, 
         (["--nfe", 3, "--clipped", "False"], "clipped = True, and False is asked"),
         (["--nfe", 3, "--steps", 4], "--steps with --nfe 3"),
         (["--nfe", 3, "--sampler", "ddim"], "--sampler with --nfe 3"),
+        (["--nfe", 3, "--eta", 0], "--eta 0.0 belongs to --sampler ddim"),
+        (["--nfe", 3, "--worse", "runs/other"], "autoguidance leads away from runs/other"),
     ],
 )
 def test_what_it_was_not_tuned_for_is_refused(tuned, call, words, message):
@@ -135,6 +160,19 @@ def test_what_it_was_not_tuned_for_is_refused(tuned, call, words, message):
 def test_what_cannot_be_tuned_is_refused(trained, call, words, message):
     with pytest.raises(SystemExit, match=message):
         call("tune", trained, *words, "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"worse": "runs/other"}, "autoguidance leads away from runs/other"),
+        ({"solver": MultistepConsistency()}, "was distilled"),
+        ({"classifier": "guide"}, "classifier guide guides"),
+    ],
+)
+def test_a_run_without_one_trajectory_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        sampling_asked(replace(run().sampling, **change), Tune("some", nfe=3))
 
 
 def test_a_classifier_is_refused(tuned):

@@ -1,7 +1,8 @@
 """Tuned samplers: tables that are solvers, fitted in closed form and by gradient."""
 
+from functools import partial
 from itertools import pairwise
-from math import log
+from math import isfinite, log
 
 import pytest
 import torch
@@ -201,6 +202,19 @@ def test_a_path_is_known_between_its_points():
         s = process.time_at_ratio(f64(ratio))
         wanted = process.diffuse(image.expand(4, 8), s, eps)
         assert torch.allclose(on_path(path, process, s), wanted)
+
+
+def test_above_a_path_there_is_the_noise_that_it_began_with():
+    """Uniform grids of 16 calls on DDPM's betas call above ratio 80, where the teacher begins."""
+    process, noise = LinearBetas(), normal(4, 8, seed=1)
+    path = teacher_path(many(process), noise, None)
+    times = UniformGrid()(process, 16)
+    assert times[1] > path[0].t
+    torch.testing.assert_close(on_path(path, process, times[1]), prior(process, noise, times[1]))
+    table = table_of(DDIM(), process, times)
+    target = partial(on_path, path, process)
+    found = fitted_rows(many(process), noise, None, table, target, fade=0.1)
+    assert all(isfinite(w) for row in found.solver.rows for w in row)
 
 
 def test_between_points_it_is_the_mean_of_both_estimates():

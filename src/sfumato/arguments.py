@@ -158,8 +158,9 @@ class Sample:
     """Spacing of the times: karras, uniform, leading, trailing or linspace; with its settings
     after a colon, as karras:0.02,20 for noise levels from 20 down to 0.02."""
     nfe: Count = None
-    """Draw by the sampler of so many network calls that `sfumato tune` fitted to this run."""
-    eta: float = 0.0
+    """Draw by the sampler of so many network calls that `sfumato tune` fitted to this run;
+    under guidance each runs the network twice."""
+    eta: Number = None
     """Noise of ddim: 0 none, 1 as DDPM."""
     prompt: Annotated[tuple[str, ...], shown("TEXT ...")] = ()
     """What to draw, in words, a row each; for models trained on captions."""
@@ -235,7 +236,7 @@ class Tune:
     run: RunName
     """A run's folder, its name in runs/, or 'last'."""
     nfe: int = 6
-    """Network calls an image."""
+    """Network calls an image; under guidance each runs the network twice."""
     time: str = "2m"
     """For all of it: 90s, 2m."""
     guidance: Number = None

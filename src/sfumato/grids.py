@@ -6,6 +6,7 @@ leading, trailing, linspace   N of the T steps of a DiscreteVP, as diffusers spa
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import torch
@@ -22,8 +23,10 @@ def _check(steps: int, most: int | None = None) -> None:
 
 
 def uniform_times(process: Process, steps: int, t_min: float = 0.0) -> Tensor:
-    """steps + 1 equally spaced times from t_max to t_min."""
+    """steps + 1 equally spaced times from t_max to t_min. Raises: ValueError unless they fall."""
     _check(steps)
+    if not 0 <= t_min < process.t_max:
+        raise ValueError(f"t_min = {t_min}; times fall from {process.t_max:g} to 0 or above it.")
     return torch.linspace(process.t_max, t_min, steps + 1, dtype=torch.float64)
 
 
@@ -39,7 +42,7 @@ def karras_times(
     sigma_min and sigma_max are ratios sigma / alpha; sigma_max = None is 80 or, if that is less,
     all the noise that the process has.
 
-    Raises: ValueError for a sigma_max that the process never reaches.
+    Raises: ValueError for a sigma_max that the process never reaches, or a rho of 0 or less.
     """
     _check(steps)
     largest = process.largest_ratio
@@ -49,6 +52,8 @@ def karras_times(
             f"noise levels from {top:g} down to {sigma_min:g} were asked for; {process} holds "
             f"ratios above 0 and up to {largest:g}."
         )
+    if not 0 < rho < inf:
+        raise ValueError(f"rho = {rho}; a number above 0 is wanted, as 7.")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     ratio = (top ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - top ** (1 / rho))) ** rho
     return torch.cat([process.time_at_ratio(ratio), ramp.new_zeros(1)])

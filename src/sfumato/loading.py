@@ -39,7 +39,7 @@ class Loaded:
     denoiser: NetworkDenoiser
     step: int
     device: torch.device
-    weights: str  # "average" or "raw"
+    weights: str  # "average", "best average" or "raw"
     codec: Codec
     conditions: Conditions
     guide: NoisyClassifier | None = None

@@ -35,6 +35,13 @@ class Muon(torch.optim.Optimizer):
         settings = {"lr": lr, "betas": betas, "momentum": momentum}
         super().__init__(parameters, {**settings, "weight_decay": weight_decay, "eps": eps})
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What was read on the CPU, of which PyTorch leaves the counts there."""
+        super().__setstate__(state)
+        for p, own in self.state.items():
+            if "step" in own:
+                own["step"] = own["step"].to(p.device)
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step of every parameter that has a gradient."""
@@ -96,7 +103,8 @@ def is_matrix(p: Tensor) -> bool:
 def orthogonal(u: Tensor) -> Tensor:
     """The orthogonal matrices nearest to u (..., rows, columns), roughly.
 
-    Singular values come out between 0.7 and 1.2.
+    A singular value of 0.002 to 1 times u's norm comes out between 0.68 and 1.2; a smaller one is
+    made 485 times as large.
     """
     a, b, c = COEFFICIENTS
     tall = u.shape[-2] > u.shape[-1]

@@ -269,7 +269,7 @@ def _sample_only(sampling: SamplingConfig, args: Sample) -> SamplingConfig:
         worse_scale=args.worse_scale,
     )
     sampling = replace(sampling, **more)
-    if args.eta:
+    if args.eta is not None:
         if not isinstance(sampling.solver, DDIM):
             raise UsageError(f"--eta {args.eta} belongs to --sampler ddim.")
         sampling = replace(sampling, solver=DDIM(eta=args.eta))

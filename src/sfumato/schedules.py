@@ -11,6 +11,12 @@ class Schedule(Protocol):
     def __call__(self, progress: float) -> float: ...
 
 
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} = {value}; a share from 0 to 1 is wanted.")
+
+
 @dataclass(frozen=True)
 class Constant:
     """No decay."""
@@ -26,6 +32,9 @@ class LinearDecay:
     hold: float = 0.4
     floor: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_shares(hold=self.hold, floor=self.floor)
+
     def __call__(self, progress: float) -> float:
         rest = min(max(progress - self.hold, 0.0) / max(1 - self.hold, 1e-9), 1.0)
         return 1 - (1 - self.floor) * rest
@@ -36,6 +45,9 @@ class CosineDecay:
     """Half a cosine from 1 to `floor`."""
 
     floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_shares(floor=self.floor)
 
     def __call__(self, progress: float) -> float:
         return self.floor + (1 - self.floor) * (1 + cos(pi * min(progress, 1.0))) / 2

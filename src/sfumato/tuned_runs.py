@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import SamplingConfig
+from .consistency import MultistepConsistency
 from .interop.limits import shown
 from .interop.reading import json_of
 from .kinds import from_dict, to_dict
@@ -92,7 +93,20 @@ def find_tuned(folder: Path, calls: int, wanted: SamplingConfig) -> Tuned:
 
 
 def check_plain(sampling: SamplingConfig) -> None:
-    """Raise ValueError where a classifier guides: its gradient has no gradient here."""
+    """Raise ValueError where there is no trajectory of one network for solvers to follow.
+
+    A classifier's gradient has no gradient here, and a table is not that of another network's.
+    """
+    if type(sampling.solver) is MultistepConsistency:
+        raise ValueError(
+            "the run was distilled: its network jumps to the image at once, and has no trajectory "
+            "that solvers could follow. Use the run that it was made of."
+        )
+    if sampling.worse:
+        raise ValueError(
+            f"autoguidance leads away from {sampling.worse}, and samplers are tuned and swept "
+            "without: leave --worse out, or empty sampling.worse in a copy of the run's run.json."
+        )
     if sampling.classifier:
         raise ValueError(
             f"the classifier {sampling.classifier} guides, and samplers are tuned without one: use "

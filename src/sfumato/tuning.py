@@ -26,7 +26,7 @@ from .denoiser import Cond, Denoiser
 from .grids import KarrasGrid
 from .guidance import map_cond
 from .prediction import Prediction
-from .process import Process
+from .process import Process, match_dims
 from .sampling import Point, prior, sample, trajectory
 from .solvers import DPMSolverPP2M, Solver
 from .tuned import TunedGrid, TunedSolver, advance
@@ -81,8 +81,13 @@ def teacher_path(denoiser: Denoiser, noise: Tensor, cond: Cond) -> list[Point]:
 
 
 def on_path(path: Path, process: Process, s: Tensor) -> Tensor:
-    """x at s, (B, ...), between two points: from the one before by the mean estimate of both."""
+    """x at s, (B, ...): from the point before it by the mean estimate of both that are around it.
+
+    Above the path there is noise alone, as at its start.
+    """
     times = torch.stack([point.t for point in path])
+    if s > times[0]:
+        return prior(process, path[0].x / match_dims(process.sigma(times[0]), path[0].x), s)
     before = int((times >= s).nonzero()[-1])
     if before == len(path) - 1 or times[before] == s:
         return path[before].x

@@ -190,7 +190,7 @@ def beside(teacher: Loaded, student: Loaded) -> Iterator[str]:
     """Draw distilled.png: teacher and student at the same guidance; what to say of it."""
     order, names = order_for(student)
     own = student.run.sampling
-    many = replace(teacher.run.sampling, guidance=own.guidance, classifier="")
+    many = replace(teacher.run.sampling, guidance=own.guidance, classifier="", worse="")
     rows = [
         timed(teacher, f"teacher, {many.steps} steps", many, order),
         timed(student, "student, 1 step", replace(own, steps=1), order),

@@ -165,14 +165,18 @@ def drawing(loaded: Loaded, order: Order) -> Drawing:
         "" if bounds == (0.0, float("inf")) else f", guidance from {bounds[0]} to {bounds[1]}"
     )
     clipped = ", x0 clipped" if sampling.clipped else ""
-    classifier = f", classifier {sampling.classifier}" if sampling.classifier else ""
+    others = ""
+    if sampling.classifier:
+        others += f", classifier {sampling.classifier} by {sampling.classifier_scale:g}"
+    if sampling.worse:
+        others += f", away from {sampling.worse} by {sampling.worse_scale:g}"
     asked = "classes" if order.labels is not None else "captions"
     known = order.labels is not None or order.prompts is not None
     return Drawing(
         run=loaded.folder.name,
         step=loaded.step,
         weights=loaded.weights,
-        sampler=f"{sampling.solver} on {sampling.grid}{guidance}{clipped}{classifier}",
+        sampler=f"{sampling.solver} on {sampling.grid}{guidance}{clipped}{others}",
         steps=sampling.steps,
         guidance=sampling.guidance,
         asked=f"{asked} in the shares of the data" if known else "nothing",

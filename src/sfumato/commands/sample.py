@@ -138,7 +138,7 @@ def sampling_asked(args: Sample, loaded: Loaded) -> tuple[SamplingConfig, list[s
     sampling = sampling_with(loaded.run.sampling, args)
     if args.nfe is None:
         return sampling, []
-    decided = given(sampler=args.sampler, steps=args.steps, grid=args.grid, eta=args.eta or None)
+    decided = given(sampler=args.sampler, steps=args.steps, grid=args.grid, eta=args.eta)
     if decided:
         raise UsageError(
             f"--{next(iter(decided))} with --nfe {args.nfe}: a tuned sampler has its own; leave "

@@ -15,7 +15,6 @@ from typing import Any
 from ..arguments import Sweep, UsageError, seconds
 from ..conditions import rows_of
 from ..config import SamplingConfig
-from ..consistency import MultistepConsistency
 from ..console import Reporter, count, duration, reading
 from ..denoiser import Denoiser
 from ..devices import pick_device
@@ -124,7 +123,7 @@ def run_sweep(args: Sweep) -> None:
     """Load, look at every sampler, write, say which is best."""
     begun, asked = time.monotonic(), asked_for(args)
     loaded = load_run(args.run, pick_device(args.device), precision=args.precision)
-    check_swept(loaded)
+    check_plain(loaded.run.sampling)
     loaded.denoiser.requires_grad_(False)
     with Reporter(quiet=args.quiet) as reporter:
         loaded.tell_moved(reporter.say)
@@ -143,21 +142,6 @@ def run_sweep(args: Sweep) -> None:
         for line in [*tables(record), *verdicts(record)]:
             reporter.say(prose(line))
         reporter.say(f"Written to {loaded.folder}: sweep.json, sweep.png, and into index.html.")
-
-
-def check_swept(loaded: Loaded) -> None:
-    """Raise ValueError where there is no trajectory for solvers to follow."""
-    if type(loaded.run.sampling.solver) is MultistepConsistency:
-        raise ValueError(
-            f"{loaded.folder} was distilled: its network jumps to the image at once, and has no "
-            "trajectory that solvers could follow. Sweep the run that it was made of."
-        )
-    if loaded.run.sampling.worse:
-        raise ValueError(
-            f"{loaded.folder} draws by autoguidance, and samplers are swept without: set "
-            "sampling.worse to nothing in a copy of its run.json."
-        )
-    check_plain(loaded.run.sampling)
 
 
 # --- distances
