@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sfumato.networks.convolving import doubled, pointwise
+from sfumato.networks.layers import together
 
 
 def doubled_first(layer, x):
@@ -53,10 +54,16 @@ def test_values_and_gradients_are_those_of_the_layer(case, size, dtype, bias):
         assert (a.double() - b).norm() <= LIMITS[dtype] * b.norm()
 
 
+class Twice(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
         nn.Identity(),
+        Twice(6, 6, 1),
         nn.Conv2d(6, 6, 3, stride=2, padding=1),
         nn.Conv2d(6, 6, 3, dilation=2),
         nn.Conv2d(6, 6, 3, padding=1, padding_mode="circular"),
@@ -68,3 +75,23 @@ def test_any_other_layer_is_left_alone(layer):
     layer = layer.bfloat16()
     assert torch.equal(pointwise(layer, x), layer(x))
     assert torch.equal(doubled(layer, x), doubled_first(layer, x))
+
+
+class TwiceLinear(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("second", [nn.Linear, TwiceLinear])
+@pytest.mark.parametrize("biases", [(True, True), (True, False), (False, False)])
+def test_layers_together_are_each_of_them(biases, second):
+    first, other = nn.Linear(8, 6, bias=biases[0]), second(8, 4, bias=biases[1])
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(together(x, first, other), (first(x), other(x)))
+
+
+def test_a_layer_that_is_watched_is_called_among_others_too():
+    layers, seen = [nn.Linear(8, 6) for _ in range(2)], []
+    layers[1].register_forward_hook(lambda *told: seen.append(told[0]))
+    together(torch.randn(3, 8), *layers)
+    assert seen == [layers[1]]

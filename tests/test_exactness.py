@@ -103,6 +103,22 @@ def test_one_gradient_that_is_wrong_is_enough(monkeypatch, part):
     assert 0.09 < error_of(nn.Conv2d(8, 8, 3, padding=1), (4, 8, 6, 6)).share < 0.11
 
 
+@pytest.mark.parametrize("backward", [float("nan"), float("inf")])
+def test_what_is_no_number_is_the_worst_of_all(monkeypatch, backward):
+    """Of one layer of two, the first of them sound: `max` passes over what is no number."""
+
+    def wrong(layer, x):
+        y = nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)
+        return Wrong.apply(y, 1.0, backward) if layer.in_channels == 16 else y
+
+    monkeypatch.setattr(exactness, "convolve", wrong)
+    first, second = (nn.Conv2d(n, 16, 3, padding=1) for n in (8, 16))
+    model = nn.Sequential(first, second)
+    found = worst_convolution(model, lambda: model(torch.zeros(4, 8, 6, 6)))
+    assert found.share == float("inf")
+    assert "16 to 16" in found.words
+
+
 def test_weights_that_are_zeros_are_tried_as_others_and_each_time_alike():
     layer, shape = nn.Conv2d(8, 8, 3, padding=1, bias=False), (4, 8, 6, 6)
     first = error_of(layer, shape)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from math import isfinite
 
 import pytest
 import torch
@@ -37,7 +38,26 @@ def gradients(function, tensors, upward, groups, dtype, pixels=None, silu=True):
 
 
 def worst(found, wanted):
-    return max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, wanted))
+    """The largest share that one of them is off by; what is no number is off altogether."""
+    pairs = zip(found, wanted, strict=True)
+    shares = [((a.double() - b).norm() / b.norm()).item() for a, b in pairs]
+    assert all(isfinite(share) for share in shares)
+    return max(shares)
+
+
+def outcome(function, *told):
+    """What it gives, or that it was refused."""
+    try:
+        return function(*told)
+    except RuntimeError:
+        return "refused"
+
+
+def same_outcome(ours, plain, *told):
+    found, wanted = outcome(ours, *told), outcome(plain, *told)
+    if isinstance(wanted, str) or isinstance(found, str):
+        return found == wanted
+    return torch.equal(found, wanted)
 
 
 @needs_c
@@ -101,6 +121,33 @@ def test_the_c_is_what_ran(monkeypatch):
     norm_act(x.bfloat16(), *told)
     with pytest.raises(pytest.fail.Exception, match="the parts ran"):
         norm_act(x.double(), torch.ones(32).double(), torch.zeros(32).double(), 4, 1e-5)
+
+
+def rows(*shape, dtype=torch.float32):
+    return torch.linspace(0.5, 2, torch.Size(shape).numel(), dtype=dtype).view(shape)
+
+
+LEFT_ALONE = {  # gamma, beta, groups, eps, add, scale, shift of 32 channels and a batch of 4
+    "one row for all images": (rows(32), rows(32), 4, 1e-5, None, rows(1, 32), None),
+    "one number an image": (rows(32), rows(32), 4, 1e-5, rows(4, 1), None, None),
+    "too few weights": (rows(16), rows(16), 4, 1e-5),
+    "other numbers": (rows(32), rows(32, dtype=torch.float64), 4, 1e-5),
+    "every other number": (rows(64)[::2], rows(32), 4, 1e-5),
+    "groups that leave channels over": (rows(32), rows(32), 5, 1e-5),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_what_is_of_another_shape_or_type_is_left_to_pytorch(name):
+    """It broadcasts or refuses it; C would read beyond its end."""
+    x = torch.randn(4, 32, 6, 6).contiguous(memory_format=torch.channels_last)
+    assert same_outcome(norm_act, plain, x, *LEFT_ALONE[name])
+
+
+def test_it_can_be_mapped_over_images_by_torch_func():
+    x, weights = torch.randn(3, 32, 4, 4), (rows(32), rows(32), 4, 1e-5)
+    mapped = torch.func.vmap(lambda one: norm_act(one[None], *weights)[0])(x)
+    torch.testing.assert_close(mapped, norm_act(x, *weights))
 
 
 def test_without_c_the_parts_do_it():

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from sfumato.networks import fused_linear
 from sfumato.networks.fused_linear import linear_attention, plain
-from test_fused import alike_on_any_number_of_threads, needs_c, worst
+from test_fused import alike_on_any_number_of_threads, needs_c, same_outcome, worst
 
 
 def parts(batch, pixels, heads, depth, memories):
@@ -56,6 +57,19 @@ def test_great_keys_and_queries_overflow_nothing():
     found = gradients(linear_attention, tensors, upward, torch.float32)
     for ours, wanted in zip(found, exact):
         torch.testing.assert_close(ours.double(), wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("width", [95, 97, 192])
+def test_another_width_is_refused_as_by_the_parts(width):
+    assert same_outcome(linear_attention, plain, torch.ones(1, 4, width), torch.ones(2, 2, 16, 1))
+
+
+@needs_c
+def test_the_c_is_what_ran(monkeypatch):
+    monkeypatch.setattr(fused_linear, "plain", lambda *told: pytest.fail("the parts ran"))
+    tensors, upward = parts(2, 64, 4, 32, 4)
+    for dtype in (torch.float32, torch.bfloat16):
+        gradients(linear_attention, tensors, upward, torch.float32, dtype)
 
 
 @needs_c

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from sfumato.networks import fused_rms
 from sfumato.networks.fused_rms import plain, rms_act
-from test_fused import alike_on_any_number_of_threads, needs_c, worst
+from test_fused import alike_on_any_number_of_threads, needs_c, rows, same_outcome, worst
 
 
 def parts(batch, channels, side, told):
@@ -46,6 +47,29 @@ def test_a_black_pixel_is_black_and_has_a_gradient_that_is_a_number():
     y.sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        (rows(32), rows(1, 32)),
+        (rows(32), None, rows(4, 1)),
+        (rows(16),),
+        (rows(64)[::2],),
+    ],
+    ids=["one row for all images", "one number an image", "too few", "every other number"],
+)
+def test_what_is_of_another_shape_is_left_to_pytorch(told):
+    x = torch.randn(4, 32, 6, 6).contiguous(memory_format=torch.channels_last)
+    assert same_outcome(rms_act, plain, x, *told)
+
+
+@needs_c
+def test_the_c_is_what_ran(monkeypatch):
+    monkeypatch.setattr(fused_rms, "plain", lambda *told: pytest.fail("the parts ran"))
+    tensors, upward = parts(3, 64, 7, True)
+    for dtype in (torch.float32, torch.bfloat16):
+        gradients(rms_act, tensors, upward, torch.float32, dtype)
 
 
 @needs_c

@@ -121,15 +121,10 @@ def test_what_runs_at_once_reaches_the_run(tmp_path, monkeypatch):
     assert '"micro_batch": 3' in (folder / "run.json").read_text("utf-8")
 
 
-def test_a_rehearsal_changes_nothing_and_counts_the_weights():
-    task = linear()
-    before = torch.random.get_rng_state()
-    model = task.build()
-    torch.random.set_rng_state(before)
-    trial = rehearse(replace(task))
+def test_a_rehearsal_counts_the_weights():
+    trial = rehearse(linear())
     assert trial.weights == INPUTS * OUTPUTS + OUTPUTS
     assert trial.step_seconds > 0
-    assert all(torch.equal(a, b) for a, b in zip(task.build().parameters(), model.parameters()))
 
 
 @pytest.mark.parametrize("keep", [1, 3])

@@ -1,7 +1,9 @@
 """The loop: budgets, rates, averages, accumulation, randomness by step, resuming."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -279,7 +281,9 @@ def test_prefetched_batches_are_the_same_in_any_order():
     assert sorted(made) == [0, 1, 2, 3, 3, 4, 9, 10, 11]  # none twice but 3, once too early
 
 
-def test_only_large_batches_of_a_cpu_are_made_ahead_and_by_one_thread_of_the_system():
+def test_only_large_batches_of_a_cpu_are_made_ahead_and_by_one_thread_of_the_system(request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
     threads, seen = torch.get_num_threads(), []
 
     def batch_at(step):
@@ -293,6 +297,8 @@ def test_only_large_batches_of_a_cpu_are_made_ahead_and_by_one_thread_of_the_sys
         source(2)
     assert seen == [(0, threads), (1, threads), (2, 1)]
     assert torch.get_num_threads() == threads
+    with ThreadPoolExecutor(1) as pool:  # and so has a thread that is begun later
+        assert pool.submit(torch.get_num_threads).result() == threads
     with source_for(torch.device("cuda"), batch_at) as source:  # a GPU's batches: all of them
         source(4)
     assert seen[3:] == [(4, threads), (5, 1)]

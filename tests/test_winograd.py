@@ -147,6 +147,13 @@ def test_it_is_what_runs_where_it_fits(never_plain):
     assert doubled(layer, x).shape == (8, 48, 16, 16)
 
 
+@pytest.mark.parametrize("channels", [32, 96])
+def test_images_of_other_channels_are_refused_as_by_the_layer(channels):
+    """C would read beyond the end of the one or the other."""
+    with pytest.raises(RuntimeError, match=f"{channels} channels"):
+        convolve(nn.Conv2d(64, 64, 3, padding=1), torch.zeros(8, channels, 8, 8))
+
+
 LEFT_ALONE = {
     "another layer": nn.Identity(),
     "a step": nn.Conv2d(32, 32, 3, stride=2, padding=1),

@@ -20,10 +20,12 @@ def prefetched(
     The batches are the same, since each is a function of its step. Those of fewer than `least`
     numbers are made when they are asked for: see source_for.
     """
-    torch.get_num_threads()  # settles this thread's own number before the other is given one
+    threads = torch.get_num_threads()
     # A team of threads of its own would wait, spinning, on the cores that the training step is on:
     # with it a step on two cores took 1.3 times as long (experiments/LOG.md).
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_be_one_thread).result()
+        torch.set_num_threads(threads)  # or every thread yet to come would be told 1 as well
         ahead: dict[int, Future[Batch]] = {}
 
         def next_batch(step: int) -> Batch:
@@ -35,6 +37,11 @@ def prefetched(
             return batch
 
         yield next_batch
+
+
+def _be_one_thread() -> None:
+    torch.get_num_threads()  # settles this thread's number, or its first work would do it later
+    torch.set_num_threads(1)
 
 
 @contextmanager

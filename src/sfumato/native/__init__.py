@@ -34,13 +34,29 @@ def library(name: str) -> ctypes.CDLL | None:
 
 def takes(name: str, x: Tensor) -> bool:
     """Whether native/NAME.c takes x: an ordinary tensor on the CPU, of a type that it knows."""
+    return ordinary(x) and x.dtype in SUFFIX and x.numel() > 0 and library(name) is not None
+
+
+def ordinary(x: Tensor) -> bool:
+    """Whether x is its own numbers on the CPU: not a compiler's, torch.func's or another's."""
     return (
         x.device.type == "cpu"
-        and x.dtype in SUFFIX
         and not torch.compiler.is_compiling()
-        and type(x) in (Tensor, torch.nn.Parameter)  # not one that stands for another
-        and x.numel() > 0
-        and library(name) is not None
+        and type(x) in (Tensor, torch.nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )
+
+
+def are_rows(shape: tuple[int, ...], *tensors: Tensor | None) -> bool:
+    """Whether those that there are have that shape, which C takes on trust."""
+    return all(t is None or t.shape == shape for t in tensors)
+
+
+def are_weights(shape: tuple[int, ...], *tensors: Tensor | None) -> bool:
+    """are_rows, and float32, one after the other."""
+    there = [t for t in tensors if t is not None]
+    return are_rows(shape, *there) and all(
+        t.dtype == torch.float32 and t.is_contiguous() and ordinary(t) for t in there
     )
 
 

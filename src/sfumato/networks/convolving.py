@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .. import native
 from .layers import watched
 from .winograd import convolve_doubled, is_plain
 
@@ -23,7 +24,7 @@ LAST = torch.channels_last
 
 def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x), (B, C, H, W), of a 1 x 1 convolution or of whatever stands in its place."""
-    if not (isinstance(layer, nn.Conv2d) and _is_ours(x)) or layer.kernel_size != (1, 1):
+    if type(layer) is not nn.Conv2d or not native.ordinary(x) or layer.kernel_size != (1, 1):
         return layer(x)
     if (layer.stride, layer.padding, layer.groups) != ((1, 1), (0, 0), 1) or watched(layer):
         return layer(x)
@@ -36,15 +37,11 @@ def doubled(layer: nn.Module, x: Tensor) -> Tensor:
     y = convolve_doubled(layer, x)
     if y is not None:
         return y
-    if not (is_plain(layer) and _is_ours(x)):
+    if not (is_plain(layer) and native.ordinary(x)):
         return layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     assert isinstance(layer, nn.Conv2d)
     bias = None if layer.bias is None else layer.bias.repeat(4)
     return _Interleaved.apply(F.conv2d(x, _folded(layer.weight), bias, padding=1))
-
-
-def _is_ours(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _folded(weight: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -87,7 +88,8 @@ def error_of(layer: nn.Conv2d, shape: Shape) -> Error:
         upward = torch.randn(len(x), own.out_channels, *size_of(own, x)).to(device)
         own.to(device)
         exact, rough = (results(own, x, upward, reduced) for reduced in (False, True))
-    share = max(((b - a).norm() / a.norm()).item() for a, b in zip(exact, rough, strict=True))
+    shares = (((b - a).norm() / a.norm()).item() for a, b in zip(exact, rough, strict=True))
+    share = max(s if isfinite(s) else inf for s in shares)  # max passes over what is no number
     side, size = (" x ".join(map(str, sizes)) for sizes in (layer.kernel_size, shape[2:]))
     words = f"{side}, {layer.in_channels} to {layer.out_channels} channels at {size}"
     return Error(share, words)

@@ -45,15 +45,20 @@ def norm_act(
 
     gamma, beta: (C,), of the dtype that the norm is taken in. add, scale, shift: (B, C) or None.
     """
-    if _fits(x, gamma):
-        modulations = (add, scale, shift)
+    modulations = (add, scale, shift)
+    if _fits(x, gamma, beta, groups, modulations):
         told = [None if m is None else m.float().contiguous() for m in modulations]
         return _NormAct.apply(x, gamma, beta, *told, groups, eps, silu)
     return plain(x, gamma, beta, groups, eps, add, scale, shift, silu)
 
 
-def _fits(x: Tensor, gamma: Tensor) -> bool:
-    return x.ndim == 4 and gamma.dtype == torch.float32 and native.takes("group_norm", x)
+def _fits(
+    x: Tensor, gamma: Tensor, beta: Tensor, groups: int, modulations: tuple[Tensor | None, ...]
+) -> bool:
+    if x.ndim != 4 or not native.takes("group_norm", x) or x.shape[1] % groups:
+        return False
+    known = native.are_weights((x.shape[1],), gamma, beta)
+    return known and native.are_rows(tuple(x.shape[:2]), *modulations)
 
 
 def plain(

@@ -33,10 +33,16 @@ def linear_attention(qkv: Tensor, memory: Tensor) -> Tensor:
     qkv: (B, N, 3 heads d), the queries of all heads, then the keys, then the values.
     memory: (2, heads, d, M), keys and values that every image has beside its pixels'.
     """
-    fits = memory.dtype == torch.float32 and memory.shape[2] % LANES == 0
-    if fits and native.takes("linear_attention", qkv):
+    if _fits(qkv, memory):
         return _Linear.apply(qkv, memory)
     return plain(qkv, memory)
+
+
+def _fits(qkv: Tensor, memory: Tensor) -> bool:
+    if qkv.ndim != 3 or memory.dtype != torch.float32 or memory.shape[2] % LANES:
+        return False
+    alike = qkv.shape[2] == 3 * memory.shape[1] * memory.shape[2]
+    return alike and native.ordinary(memory) and native.takes("linear_attention", qkv)
 
 
 def plain(qkv: Tensor, memory: Tensor) -> Tensor:

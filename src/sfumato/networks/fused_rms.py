@@ -38,10 +38,17 @@ def rms_act(
 
     gain: (C,). scale, shift: (B, C) or None.
     """
-    if x.ndim == 4 and gain.dtype == torch.float32 and native.takes("rms_norm", x):
+    if _fits(x, gain, scale, shift):
         told = [None if m is None else m.float().contiguous() for m in (scale, shift)]
         return _RMSAct.apply(x, gain, *told, silu)
     return plain(x, gain, scale, shift, silu)
+
+
+def _fits(x: Tensor, gain: Tensor, scale: Tensor | None, shift: Tensor | None) -> bool:
+    if x.ndim != 4 or not native.takes("rms_norm", x):
+        return False
+    known = native.are_weights((x.shape[1],), gain)
+    return known and native.are_rows(tuple(x.shape[:2]), scale, shift)
 
 
 def plain(

@@ -54,7 +54,13 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def together(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """What each of these layers makes of x (..., D), by one product of matrices."""
+    """What each of these layers makes of x (..., D), by one product of matrices.
+
+    A layer that someone watches, or another in a linear one's place, is called itself.
+    """
+    plain = all(type(layer) is nn.Linear and not watched(layer) for layer in layers)
+    if not plain or len({layer.bias is None for layer in layers}) > 1:
+        return tuple(layer(x) for layer in layers)
     weights: list[Tensor] = [layer.weight for layer in layers]
     biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
     y = F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)

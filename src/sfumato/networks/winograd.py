@@ -55,6 +55,8 @@ def fits(layer: nn.Module, x: Tensor, factor: int = 1) -> bool:
     if not (is_plain(layer) and x.ndim == 4):
         return False
     assert isinstance(layer, nn.Conv2d)
+    if x.shape[1] != layer.in_channels:  # which PyTorch refuses with a clear word
+        return False
     channels = (layer.in_channels, layer.out_channels)
     if any(size % STEP or size < LEAST for size in channels):
         return False
