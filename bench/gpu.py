@@ -122,10 +122,10 @@ def short(options: Options) -> float:
     return 0.05 if options.smoke else TIMED
 
 
-def run_of(network: Any, batch: int, seconds: float = 1e9) -> Run:
+def run_of(network: Any, batch: int, seconds: float = 1e9, flip: bool = True) -> Run:
     return Run(
         name="gpu",
-        data=DataConfig(source="", held_out=0, flip=True),
+        data=DataConfig(source="", held_out=0, flip=flip),
         process=Karras(),
         parameterization=EDMPreconditioning(sigma_data=0.5),
         objective=Denoising(LogNormalTimes()),
@@ -144,6 +144,10 @@ def noise(case: Case) -> ImageData:
 
 def fresh(run: Run, device: torch.device, mode: str) -> TrainState:
     """A state to train, in channels_last, compiled in the mode unless that is "eager"."""
+    torch.compiler.reset()  # or graphs of the one before would hold their memory
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     model = build(run, device).to(memory_format=torch.channels_last)
     state = TrainState.fresh(model, run.train)
     if mode != "eager":
@@ -179,9 +183,7 @@ def training(case: Case, mode: str, options: Options, best: float) -> dict[str, 
 def memory(device: torch.device) -> float:
     if device.type != "cuda":
         return 0.0
-    peak = torch.cuda.max_memory_allocated(device) / 1e9
-    torch.cuda.reset_peak_memory_stats(device)
-    return peak
+    return torch.cuda.max_memory_allocated(device) / 1e9
 
 
 def picture(options: Options, mode: str, seconds: float) -> tuple[dict[str, Any], Any]:
@@ -191,7 +193,8 @@ def picture(options: Options, mode: str, seconds: float) -> tuple[dict[str, Any]
     read = time.perf_counter() - begun
     case = cases(options.smoke)[0]
     batch = 16 if options.smoke else 512
-    run = settle(run_of(case.network, batch, seconds), data)
+    # digits are no digits in a mirror
+    run = settle(run_of(case.network, batch, seconds, flip=bool(options.data)), data)
     if options.smoke:
         run = replace(run, sampling=replace(run.sampling, steps=3))
     state, loss = fresh(run, options.device, mode), loss_of(run)
@@ -268,12 +271,16 @@ def measured(options: Options) -> None:
     fast = [row for row in rows if row.get("network") == "U-Net" and "images/s" in row]
     mode = max(fast, key=lambda row: row["images/s"])["mode"] if fast else "eager"
     seconds = 0.5 if options.smoke else max(20.0, min(wanted, left() - 60))
-    shown, drawn = picture(options, mode, seconds)
+    made = attempt(partial(picture, options, mode, seconds))
+    if isinstance(made, dict):
+        keep("a training", made)
+        return
+    shown, drawn = made
     keep("a training", shown)
-    keep("sampling", sampling(options, drawn))
+    keep("sampling", attempt(partial(sampling, options, drawn)))
 
 
-def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def attempt(work: Callable[[], Any]) -> Any:
     """What the work returns; the reason where a compiler or the memory refuses, which is told."""
     try:
         return work()

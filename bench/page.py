@@ -8,6 +8,7 @@ from .ceiling import FORMATS, best, of_training
 from .machine import ROOT
 from .options import Options, say
 from .results import BEST, RESULTS, Part, Row, read
+from .rounds import speedups
 from .scale import Cluster
 from .tables import again, brackets, processor, table
 
@@ -21,7 +22,8 @@ How fast this is, beside what people use now: the same work, in turn, in one pro
 A figure is the median over the rounds, in brackets its quartiles; a ratio is the median of the
 rounds' own ratios, so that whatever slowed the machine for a while slowed both. The share of the
 ceiling counts the model's FLOPs alone (three times forward), against what this machine's
-convolutions or matrix products reach in the same number format. Under each table stands the one
+convolutions or matrix products reach in the same number format; ours may be above 100%, since
+Winograd's convolutions take fewer products than are counted. Under each table stands the one
 command that makes it again; [what it was measured on](#measured-on) is at the end.
 """
 NOTHING = "Nothing has been measured yet: `python -m bench --help` says what can be.\n"
@@ -41,9 +43,9 @@ INTRO = {
     "ceiling": "The best rates found, in GFLOP/s, over widths of 64 to 512 and two batches.",
     "training": "A step is: forget the gradients, forward, loss, backward, clip to 1, optimizer, "
     "and the average of the weights where the peer's documentation has one (ours always). As "
-    "documented: fp32 and the optimizer of its example. At its best: bf16 autocast, channels_last, "
-    "the fused optimizer and torch.compile in all combinations, the fastest of them. Memory is the "
-    "peak of a process of its own, compiler included.",
+    "documented: fp32 and the optimizer of its example. At its best: bf16 autocast, channels_last "
+    "and the fused optimizer in all combinations, the two fastest also under torch.compile, and "
+    "the fastest of all these. Memory is the peak of a process of its own, compiler included.",
     "loss": "Our precision against fp32 from the same seed, and fp32 from another seed as the "
     "yardstick of chance. The last fifth's mean loss, compared with fp32's.",
     "profile": "Milliseconds of a step by kind of work, by torch.profiler; layouts inside "
@@ -239,13 +241,14 @@ def of_scale(found: Everything) -> str:
             [
                 f"{part.case}: {part.settings['axis']}",
                 f"{part.rows[0].name} to {part.rows[-1].name}",
+                part.settings["precision"],
                 f"{part.rows[0].median:.3f} to {part.rows[-1].median:.3f}",
                 f"{part.more['exponent']:.2f}",
                 f"{part.more['exponent_of_last_two']:.2f}",
             ]
             for part in axes
         ]
-        head = ["", "range", "s a step", "exponent", "of the last two"]
+        head = ["", "range", "in", "s a step", "exponent", "of the last two"]
         pieces.append(table(head, rows) + again(*axes))
     if "processes" in parts:
         pieces += [of_processes(parts["processes"]), on_paper(parts["processes"])]
@@ -254,9 +257,12 @@ def of_scale(found: Everything) -> str:
 
 def of_processes(part: Part) -> str:
     one, two = part.rows
-    ratio = two.speedup_over(one)
+    ratio, ratios = two.speedup_over(one), speedups(two.seconds, one.seconds)
     batch = part.settings["batch"]
-    words = f"Two processes on the same cores: **{ratio:.2f}** times one (batch {batch}).\n\n"
+    words = (
+        f"Two processes on the same cores: **{ratio:.2f}** times one (batch {batch}); in the "
+        f"{len(ratios)} rounds {min(ratios):.2f} to {max(ratios):.2f}.\n\n"
+    )
     return words + seconds_table(part, "seconds a step") + again(part)
 
 
@@ -269,8 +275,9 @@ Not measured. A step of b images on each of n GPUs takes
     step     = compute + max(0, exchange - 0.6 compute)    0.6: the backward pass hides them
 
 and efficiency is compute / step. Counted here: {words}, P = {parameters:,}, F = {flops:.2f} GFLOP.
-Assumed: R = {rate:.0f} TFLOP/s a GPU (38 % of 788 measured in bf16 matrix products on an H200); W =
-200 GB/s between 8 GPUs of a machine, 40 GB/s a GPU between machines; l = 20 microseconds a hop.
+Assumed: R = {rate:.0f} TFLOP/s a GPU, 38 % of 788, which an H200 once reached in bf16 products (no
+file of it is here); W = 200 GB/s between 8 GPUs of a machine, 40 GB/s a GPU between machines; l =
+20 microseconds a hop.
 """
 
 

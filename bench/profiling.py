@@ -10,16 +10,19 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sfumato.memory import keep_freed
+
 from .cases import Case, cases
 from .options import Options, for_each, say
 from .results import BEST, DOCUMENTED, Row, read
 from .rounds import Facts, Runner, in_turn
-from .training import OURS, stepper
+from .training import OURS, keeps, stepper
 
 STEPS = 5
 LIKELY = "bf16 autocast, channels_last, fused optimizer"
@@ -60,10 +63,11 @@ def measured(case: Case, options: Options) -> tuple[Facts, list[Row], Facts]:
         f"{BEST} ({tuning})": stepper(case, BEST, tuning),
         OURS: stepper(case, OURS, ""),
     }
-    turns = [Runner(name, step) for name, step in runners.items()]
+    turns = [Runner(name, step, partial(keep_freed, keeps(step))) for name, step in runners.items()]
     seconds = in_turn(turns, options.rounds or STEPS)
     rows = []
     for name, step in runners.items():
+        keep_freed(keeps(step))
         facts = profiled(step, options.rounds or STEPS)
         rows.append(Row(name, seconds[name], case.batch, "images", case.flops, facts))
         told = ", ".join(f"{kind} {ms:.0f}" for kind, ms in facts["ms"].items())

@@ -62,8 +62,8 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
     return first, third
 
 
-def speedup(seconds: Sequence[float], base: Sequence[float]) -> float:
-    """How many times faster than `base`: the median of the rounds' own ratios.
+def speedups(seconds: Sequence[float], base: Sequence[float]) -> list[float]:
+    """How many times faster than `base` in each round.
 
     Raises: ValueError where the two did not take turns.
     """
@@ -72,7 +72,12 @@ def speedup(seconds: Sequence[float], base: Sequence[float]) -> float:
             f"{len(seconds)} rounds against {len(base)}: ratios are of rounds that took turns; "
             "measure both by one command."
         )
-    return median([theirs / own for own, theirs in zip(seconds, base, strict=True)])
+    return [theirs / own for own, theirs in zip(seconds, base, strict=True)]
+
+
+def speedup(seconds: Sequence[float], base: Sequence[float]) -> float:
+    """The median of speedups."""
+    return median(speedups(seconds, base))
 
 
 def trial(step: Callable[[], object], warm: int = 2, count: int = 3) -> float:

@@ -27,7 +27,7 @@ from sfumato.tuning import Letters
 from .contests import Contestant, fixed, of_tuned, tuned_of
 from .options import Options, chosen, keep, say
 from .results import Row
-from .rounds import Facts, Runner, in_turn, median
+from .rounds import Facts, Runner, in_turn
 from .sampling_calls import COUNTS, compared
 
 ROUNDS, IMAGES = 3, 1000
@@ -120,7 +120,7 @@ def calls_of(sampling: SamplingConfig, loaded: Loaded) -> int:
 
 
 def in_short(rows: Sequence[Row]) -> Facts:
-    """The tuned sampler's distance and time beside 35 calls' and the best fixed solver's."""
+    """The tuned sampler's distance beside 35 calls' and the best fixed solver's."""
     reference, tuned = (
         next(row for row in rows if row.facts["kind"] == kind) for kind in ("reference", "tuned")
     )
@@ -128,7 +128,6 @@ def in_short(rows: Sequence[Row]) -> Facts:
     best = min(others, key=lambda row: row.facts["distance"])
     return {
         "distance_to_reference": tuned.facts["distance"] / reference.facts["distance"],
-        "times_faster": median(reference.seconds) / median(tuned.seconds),
         "best_fixed": best.name,
         "best_fixed_to_reference": best.facts["distance"] / reference.facts["distance"],
     }

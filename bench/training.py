@@ -2,10 +2,11 @@
 
 peer, as documented   fp32, the optimizer that its example has
 peer, at its best     bf16 autocast (where the processor has it), channels_last and the fused
-                      optimizer, all combinations tried, the fastest also under torch.compile;
+                      optimizer, all combinations tried, the fastest two also under torch.compile;
                       all with memory kept between steps as ours is; the two fastest measured, the
                       faster one shown
-ours                  as `sfumato train` runs it
+ours                  as `sfumato train` runs it, but that its waiting threads spin as PyTorch's do
+                      by default, so that one program can hold the peers too
 ours, fp32            the same without lower precision
 """
 
