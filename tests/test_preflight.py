@@ -23,6 +23,7 @@ from sfumato.preflight import (
     forecast,
     rehearse,
     settle_memory,
+    spare_in_groups,
 )
 from sfumato.recipes import RECIPES
 from sfumato.training import TrainConfig, TrainState, take_step
@@ -101,6 +102,30 @@ def test_a_batch_is_halved_until_it_fits():
         assert fitting(each, 64, free) == most
         assert fitting(each, 64, free - 2) == max(1, most // 2)
     assert fitting(each, 9, int(5 * each / share) + 1) == 5  # 9 is 5 and 4
+
+
+V2, V1 = ("max", "current"), ("limit_in_bytes", "usage_in_bytes")
+
+
+def group(folder, names, most, used, stat):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in zip(names, (most, used), strict=True):
+        (folder / f"memory.{name}").write_text(f"{value}\n")
+    (folder / "memory.stat").write_text(stat)
+
+
+def test_a_containers_limit_is_what_is_free(tmp_path):
+    """Of the innermost group and of all around it, with what files hold counted as free."""
+    inner = tmp_path / "slice" / "job"
+    group(inner, V2, "max", 50, "anon 3\ninactive_file 20\n")
+    assert list(spare_in_groups("0::/slice/job\n", tmp_path)) == []
+    group(inner.parent, V2, 100, 70, "anon 3\ninactive_file 20\n")
+    assert list(spare_in_groups("0::/slice/job\n", tmp_path)) == [50]
+    group(inner, V2, 60, 50, "inactive_file 5\n")
+    assert list(spare_in_groups("0::/slice/job\n", tmp_path)) == [15, 50]
+    old = "3:cpu,cpuacct:/\n4:hugetlb,memory:/docker/17\n"
+    group(tmp_path / "memory", V1, 200, 150, "inactive_file 1\ntotal_inactive_file 30\n")
+    assert list(spare_in_groups(old, tmp_path)) == [80]
 
 
 def test_memory_decides_only_where_nothing_was_asked(monkeypatch):

@@ -5,9 +5,9 @@ Nothing is looked up in a table of machines: a few steps are run here and now.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +18,11 @@ from .console import count, duration
 from .tasks import Task
 from .training import Batch, TrainConfig, optimizer_of
 
+GROUPS, STAT = Path("/sys/fs/cgroup"), "memory.stat"
+LIMITS = {  # by what a line of /proc/self/cgroup names: most, used, and of it what files hold
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 SHARE_OF_FREE = 0.7  # of free memory that a step may take
 BESIDE_SAVED = 1.6  # times what is kept for the backward pass: its own buffers come on top
 
@@ -89,7 +94,7 @@ def _saved_bytes(task: Task, model: nn.Module, batch: Batch, rows: int) -> int:
 
 
 def free_memory(batch: Batch) -> int | None:
-    """Bytes that the batch's device has free; None where the system does not tell."""
+    """Bytes that the batch's device has free for this process; None where no one tells."""
     device = next(iter(batch.values())).device
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -97,7 +102,28 @@ def free_memory(batch: Batch) -> int | None:
     if device.type != "cpu" or not table.exists():
         return None
     lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
+    groups = Path("/proc/self/cgroup")
+    limits = spare_in_groups(groups.read_text(), GROUPS) if groups.exists() else ()
+    return min([int(lines["MemAvailable"].split()[0]) * 1024, *limits])
+
+
+def spare_in_groups(groups: str, root: Path) -> Iterator[int]:
+    """Bytes left to this process by each limit of its control groups: a container's, a job's.
+
+    groups: the text of /proc/self/cgroup. What files keep in memory is counted as left.
+    """
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        kind = "memory" if "memory" in controllers.split(",") else controllers
+        if kind not in LIMITS:
+            continue
+        place = PurePosixPath(path.lstrip("/"))
+        for group in (place, *place.parents):
+            folder, (limit, used, files) = root / kind / group, LIMITS[kind]
+            most = (folder / limit).read_text().strip() if (folder / limit).exists() else "max"
+            if most != "max":
+                held = dict(line.split() for line in (folder / STAT).read_text().splitlines())
+                yield int(most) - int((folder / used).read_text()) + int(held.get(files, 0))
 
 
 def fitting(bytes_an_image: float, batch: int, free: int | None) -> int:
