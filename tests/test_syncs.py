@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfumato import training
-from sfumato.devices import read
+from sfumato.devices import read, wait
 from sfumato.training import take_step
 from tiny import parts, run
 
@@ -80,6 +80,14 @@ WAITS = {
 def test_the_test_would_see_a_wait(name, no_reading):
     with NoWaiting(), pytest.raises(AssertionError, match="waits"):
         WAITS[name](torch.ones(3))
+
+
+@pytest.mark.parametrize(("kind", "waits"), [("cpu", 0), ("cuda", 1), ("mps", 1)])
+def test_a_clock_waits_for_every_accelerator(monkeypatch, kind, waits):
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    wait(torch.device(kind))
+    assert waited == [torch.device(kind)] * waits
 
 
 def test_what_is_read_are_the_numbers():

@@ -44,6 +44,12 @@ def read(values: Sequence[Tensor]) -> list[float]:
     return torch.stack([value.to(kind) for value in values]).tolist()
 
 
+def wait(device: torch.device) -> None:
+    """Until an accelerator has done what it was given: only then does a clock tell of it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def circumstances(device: torch.device) -> dict[str, str]:
     """What bit-for-bit equality of a run depends on, besides its settings and its data."""
     cpu = device.type == "cpu"
@@ -86,8 +92,7 @@ class Trial:
     def step(self) -> None:
         begun = perf_counter()
         self._step()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait(self.device)
         self.seconds.append(perf_counter() - begun)
 
 

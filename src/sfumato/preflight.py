@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .console import count, duration
+from .devices import wait
 from .tasks import Task
 from .training import Batch, TrainConfig, optimizer_of
 
@@ -52,17 +53,12 @@ def rehearse(task: Task) -> Rehearsal:
         begun = perf_counter()
         rows = {name: value[:most] for name, value in batch.items()}
         task.loss(model, rows).mean().backward()
-        _wait(next(model.parameters()).device)
+        wait(next(model.parameters()).device)
         forward_and_back = (perf_counter() - begun) * settings.batch / most
         begun = perf_counter()
         optimizer.step()
         seconds.append(forward_and_back + perf_counter() - begun)
     return Rehearsal(min(seconds), per_image, sum(p.numel() for p in model.parameters()))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def bytes_an_image(task: Task, model: nn.Module, batch: Batch) -> float:
