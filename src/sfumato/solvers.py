@@ -174,6 +174,8 @@ class Churn:
     """Any solver, made stochastic: add a little noise before each step, then step from there.
 
     Karras et al. (2022), algorithm 2, lines 4 to 6. `amount` is S_churn / N, capped as there.
+    As there, a first step from the most noise goes beyond it, by up to 1.41 times, unless max_ratio
+    is below it: ask for that where the network was trained up to there.
     """
 
     solver: Solver
