@@ -197,10 +197,11 @@ def samplings(parts: Parts) -> Figure:
 def qualities(parts: Parts) -> Figure:
     """Distances after the same minutes with twice their errors; a line marks the floor."""
     shown = [part for case, part in parts.items() if case.startswith("fashion-")]
-    made, (axis,) = figure(6.5, 1.0 + 0.8 * max(1, len(shown)))
-    names = []
+    made, (axis,) = figure(6.5, 1.0 + 0.27 * max(3, sum(len(part.rows) for part in shown)))
+    names: list[str] = []
     for part in shown:
-        for row, colour in zip(part.rows, (BLUE, ORANGE, GREY), strict=False):
+        for row in part.rows:
+            colour = BLUE if row is part.rows[0] else ORANGE  # ours, the others
             place, value, error = len(names), row.facts["distance"], 2 * row.facts["error"]
             axis.errorbar(value, place, xerr=error, fmt="o", ms=6, color=colour, ecolor=DARK)
             axis.annotate(f"{value:.3g}", (value + error, place), (6, 0), **OFFSET)

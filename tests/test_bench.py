@@ -250,6 +250,17 @@ def test_the_page_says_what_the_files_say(tmp_path):
     assert all((tmp_path / "docs" / path).stat().st_size > 5000 for path in pictures)
 
 
+def test_every_contender_is_in_the_plot():
+    rows = [replace(FAST, name=n, facts={**JUDGED, "title": n}) for n in "abcde"]
+    parts = {
+        case: part(case, *rows, more=FLOOR, seconds=seconds)
+        for case, seconds in (("fashion-10", 600), ("fashion-30", 1800))
+    }
+    (axis,) = page.plots.qualities(parts).axes
+    shown = [label.get_text() for label in axis.get_yticklabels()]
+    assert shown == [f"{n}, {minutes} min" for minutes in (10, 30) for n in "abcde"]
+
+
 def test_a_machine_that_was_not_quiet_is_named(tmp_path):
     loud = replace(ceiling("matmul"), machine={**MACHINE, "warning": "others were busy"})
     put("ceiling", loud, tmp_path)
