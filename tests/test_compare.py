@@ -26,6 +26,7 @@ from sfumato.comparing import (
     speed_of,
     table,
 )
+from sfumato.data import ImageData
 from sfumato.judging import Verdict
 from sfumato.kinds import loads, to_dict
 from sfumato.networks.describe import flops, parameter_count
@@ -81,6 +82,15 @@ def call(monkeypatch, capsys, *words):
 
 
 # --- the command
+
+
+def test_samples_are_measured_beside_images_of_every_class():
+    """Folders are read a class after the other: the first images are of the first classes."""
+    labels = torch.arange(10).repeat_interleave(5)
+    images = torch.zeros(50, 1, 8, 8, dtype=torch.uint8)
+    held = ImageData(images, labels, tuple("abcdefghij"), "sorted", "a test")
+    taken = command.real_ones(held, 20, None)
+    assert taken.labels.bincount().tolist() == [2] * 10
 
 
 def test_compare_from_end_to_end_and_again(folder, monkeypatch, capsys):

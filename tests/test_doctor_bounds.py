@@ -63,7 +63,9 @@ def floats(low: float, high: float) -> Any:
     ("low", "high", "code"),
     [
         (0, 1.02, "range-01"),
-        (0, 1.03, "range-255"),
+        (-1e-9, 1, "range-01"),
+        (-0.29, 1.29, "range-01"),
+        (0, 1.31, "range-255"),
         (0, 255, "range-255"),
         (0, 255.1, "range-odd"),
         (-0.5, 0.5, "range-11"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from sfumato.config import Run
 from sfumato.data import ImageData, fingerprint
 from sfumato.doctor.checks import (
+    as_previews_ask,
     before_training,
     check_same_images,
     forward,
@@ -112,6 +113,19 @@ def test_drawings_of_the_images_size_are_looked_at(
     found = list(of_drawings(DIGITS, data_of(pictures(1200)), tmp_path))
     assert ("one-image" in dict(told(found))) is looked
     assert all(dict(f.facts)["shift"] > 0 for f in found if f.code == "tint")
+
+
+def test_drawings_are_compared_with_as_many_of_each_class_as_previews_show() -> None:
+    """Whatever the data's own shares are; of a class of few images each counts more than once."""
+    labels = torch.tensor([0] * 30 + [1] * 5000 + [2] * 700 + [11] * 90)
+    black = data_of(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8))
+    data = replace(black, labels=labels, class_names=tuple("abcdefghijkl"))
+    chosen = labels[as_previews_ask(data, 12)]
+    assert chosen.bincount(minlength=12).tolist() == [100, 100, 100] + [0] * 9
+    assert len(as_previews_ask(data, 12).unique()) == 30 + 100 + 100
+    assert len(as_previews_ask(data, 0)) == 1000
+    few = data_of(pictures(7))
+    assert as_previews_ask(replace(few, labels=None), 10).tolist() == list(range(7))
 
 
 @dataclass(frozen=True)

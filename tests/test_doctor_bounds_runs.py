@@ -242,10 +242,8 @@ def levels(low: float, middle: float, high: float) -> str:
     """Where a run stands whose levels fell by these shares since two thirds of it."""
     shares = [low] * 3 + [middle] * 2 + [high] * 3
     rows = log(levels=lambda n: [1 - share * (n == 400) for share in shares])
-    (code,) = {"improving", "improving-high", "improving-low", "improving-middle", "flat"} & dict(
-        told(check_log(SECONDS_400, rows))
-    ).keys()
-    return code
+    codes = {"improving", "improving-high", "improving-low", "improving-middle", "flat", "rising"}
+    return "".join(codes & dict(told(check_log(SECONDS_400, rows))).keys())
 
 
 def test_the_levels_that_still_fall_are_named() -> None:
@@ -254,6 +252,17 @@ def test_the_levels_that_still_fall_are_named() -> None:
     assert levels(0.021, 0.5, 0.019) == "improving-low"
     assert levels(0.019, 0.021, 0.019) == "improving-middle"
     assert levels(0.019, 0.019, 0.019) == "flat"
+    assert levels(-0.019, -0.019, -0.019) == "flat"
+    assert [levels(-0.021, 0, 0), levels(0, -0.1, 0), levels(0.5, 0, -0.021)] == ["rising"] * 3
+    assert levels(0, float("nan"), 0) == ""
+
+
+def test_a_held_out_loss_that_is_no_number_is_told() -> None:
+    nan = float("nan")
+    rows = log(held=lambda n: nan)
+    assert ("not-learning", "wrong") in of_log(rows)
+    rows = log(held=lambda n: nan if n == 0 else 1 / n)
+    assert "not-learning" not in dict(of_log(rows))
 
 
 def test_the_contrast_of_four_images_is_not_certain() -> None:

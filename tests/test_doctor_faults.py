@@ -163,6 +163,10 @@ def only(low: bool, high: bool) -> Callable[[int], list[float]]:
     return levels
 
 
+def climbing(step: int) -> list[float]:
+    return [0.5 + step / 1000] * 3 + [0.5] * 5
+
+
 def logged(code: str, what: str, rows: list[Row]) -> Planted:
     run = settings("digits", "train.seconds=400")
     return Planted(code, what, lambda _: [*check_log(run, rows), *of_average(run, rows)])
@@ -208,6 +212,7 @@ PLANTED = [
     array("range-31", "an .npy normalised twice, in [-3, 1]", lambda: floats(-3, 1)),
     array("range-11", "an .npy in [-1, 1]", lambda: floats(-1, 1)),
     array("range-255", "an .npy of floats to 255", lambda: floats(0, 255)),
+    array("range-16", "an .npy of 16 bits", lambda: (floats(0, 65535)).astype(np.uint16)),
     array("range-odd", "an .npy minus mean, by deviation", lambda: floats(-2.1, 2.6)),
     array("range-bytes", "[0, 1] cut to bytes", lambda: floats(0, 1).round().astype(np.uint8)),
     array("not-finite", "a NaN in an .npy", lambda: NAN),
@@ -311,6 +316,7 @@ PLANTED = [
     logged("improving", "every level still falls", log()),
     logged("improving-high", "high noise still falls", log(levels=only(low=False, high=True))),
     logged("improving-low", "low noise still falls", log(levels=only(low=True, high=False))),
+    logged("rising", "it rises at low noise", log(levels=climbing)),
     logged("flat", "no level falls", log(levels=only(low=False, high=False))),
     drawn("tint", "10 of 255 levels more blue", lambda images: images + BLUE),
     drawn("pale", "half of the contrast", lambda images: 64 + images / 2),

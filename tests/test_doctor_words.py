@@ -113,7 +113,7 @@ def test_no_fact_is_called_as_a_name_is():
 def test_an_array_is_loaded_by_its_own_name_and_never_overwritten():
     finding = found("range-01", WRONG, name="x", dtype="float32", low=0.0, high=1.0)
     do = said(finding, "en", names_of_data("d/images.npz")).do
-    assert "np.load('d/images.npz')['x']; np.save('images-bytes.npy', (x * 255)" in do
+    assert "np.load('d/images.npz')['x']; np.save('images-bytes.npy', (x.clip(0, 1)" in do
     assert "`sfumato train images-bytes.npy`" in do
     assert "np.load('FILE')" in said(finding, "en", names_of_data('a"b.npy')).do
 

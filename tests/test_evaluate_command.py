@@ -329,5 +329,5 @@ def test_progress_says_how_long_it_will_take(root, monkeypatch):
     )
     run_evaluate(Evaluate(run=str(root / "runs/betas"), device="cpu", limit=4))
     lines = [line for line in said if line.startswith("network calls of the bound: ")]
-    assert lines[0] == "network calls of the bound: 3 of 12, about 42 s left"
+    assert lines[0] == "network calls of the bound: 3 of 12, about 1 min 03 s left"
     assert torch.is_grad_enabled()

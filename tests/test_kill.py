@@ -9,6 +9,7 @@ import pytest
 
 from drills.kills import COMMAND, rows_of
 from sfumato import checkpoint
+from sfumato.stopping import StopRequest
 
 STEPS = 40
 NUMBERS = {"SIGTERM": 143, "SIGUSR1": 138, "SIGINT": 130}
@@ -35,3 +36,18 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, name):
     assert step < STEPS
     assert f"Stopped and saved at step {step}. Go on with: sfumato train {folder}" in printed
     assert checkpoint.folders(folder)[-1].name == f"step-{step:09d}"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no terminals that go")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_goes_ends_a_run_unless_nohup_began_it(ignored):
+    stop, before = StopRequest(), signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with stop.listening():
+            signal.raise_signal(signal.SIGHUP)
+        left = signal.getsignal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert stop.asked is not ignored
+    assert left == (signal.SIG_IGN if ignored else signal.SIG_DFL)

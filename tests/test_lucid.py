@@ -316,6 +316,24 @@ def test_what_the_package_does_not_have_is_refused():
         lucid.state_dict_of(replace(model, run=labelled))
 
 
+@pytest.mark.parametrize(
+    ("network", "told", "words"),
+    [
+        ({}, {"time_scale": 1000.0}, "time_scale=1000, not 50"),
+        ({}, {"time_offset": 0.0}, "time_offset=0, not -1"),
+        ({"noise_scale": 20.0}, {}, "noise_scale=20, not 1"),
+        ({"longest": 100.0}, {}, "longest=100, not 10000"),
+        ({"groups": 4}, {}, "groups=4, not 8"),
+    ],
+)
+def test_what_the_package_would_compute_otherwise_is_refused(network, told, words):
+    model = imported()
+    predicts = replace(model.run.parameterization, **told)
+    run = replace(model.run, network=replace(TINY, **network), parameterization=predicts)
+    with pytest.raises(ValueError, match=words):
+        lucid.state_dict_of(replace(model, run=run))
+
+
 # With the package itself, where it is installed
 
 

@@ -20,7 +20,7 @@ from sfumato.networks.describe import flops
 from sfumato.networks.sd_unet import SDUNetConfig
 from sfumato.networks.unet import UNetConfig
 from sfumato.objective import EDMWeight, LogNormalTimes, OutputMSE
-from sfumato.planning import load_data, plan, sampling_with
+from sfumato.planning import check_same, load_data, plan, sampling_with
 from sfumato.recipes.own_images import CPU_FLOPS, noise_levels, own_images, patch_for, reasons
 from sfumato.recipes.report import network_by_size
 from sfumato.solvers import DDIM, Heun
@@ -268,6 +268,14 @@ def test_a_run_imported_without_images_says_what_it_needs(tmp_path: Path) -> Non
     assert loads(dumps(run)) == run
     with pytest.raises(UsageError, match="import it again with --data"):
         plan(Train("", config=tmp_path / "run.json", resume=True, out=tmp_path))
+
+
+def test_a_run_goes_on_with_as_many_images_at_once_as_it_began_with() -> None:
+    saved = chosen(images(8))
+    saved = replace(saved, train=replace(saved.train, micro_batch=3))
+    same, other = (replace(saved, train=replace(saved.train, micro_batch=n)) for n in (None, 2))
+    assert check_same(saved, same) == saved
+    assert check_same(saved, other) == other
 
 
 def test_another_sampler_leaves_diffusers_ways_behind() -> None:

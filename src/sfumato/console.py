@@ -154,17 +154,17 @@ def reading(
 ) -> Callable[[int, int], None]:
     """A progress function as data.load wants it: says how far it is, every so many seconds."""
     begun = last = clock()
-    seen = -1  # before the first call
+    first, seen = 0, -1  # done where the clock was started; before the first call
 
     def progress(done: int, total: int) -> None:
-        nonlocal begun, last, seen
+        nonlocal begun, last, first, seen
         now = clock()
         if seen < 0 or done < seen:  # a pass begins: headers first, then pixels
-            begun = last = now
+            begun, last, first = now, now, done
         seen = done
-        if now - last < every or not 0 < done < total:
+        if now - last < every or not first < done < total:
             return
-        last, left = now, (now - begun) * (total - done) / done
+        last, left = now, (now - begun) * (total - done) / (done - first)
         if left >= WORTH_SAYING:
             say(f"{what}: {count(done)} of {count(total)}, about {duration(left)} left")
 

@@ -290,6 +290,8 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 def check_same(saved: AnyRun, now: AnyRun) -> AnyRun:
     """The run to go on with: the saved one with the budget that was asked for now.
 
+    Of images that run at once the saved number, unless another is asked for.
+
     Raises: ValueError, with the list, where anything differs that the finished steps depended on.
     """
     lines = [
@@ -302,6 +304,8 @@ def check_same(saved: AnyRun, now: AnyRun) -> AnyRun:
             "the run can't go on with other settings than it began with: " + "; ".join(lines) + ". "
             "Leave those flags out, or start a new run with another --name."
         )
+    if now.train.micro_batch is None:  # what fitted when it began, and sums are bit for bit
+        return replace(now, train=replace(now.train, micro_batch=saved.train.micro_batch))
     return now
 
 

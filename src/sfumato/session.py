@@ -28,6 +28,7 @@ from .training import Batch, TrainConfig, TrainState, losses_of
 PREVIEW_SHARE = 0.1  # of the time since the start
 LEVELS = 8  # at most: equal shares of the training times, each with a held-out loss of its own
 MOST_UNWRITTEN = 10_000  # rows that wait for the disk
+TICK = 1e-3  # seconds: clocks there are stand still for longer than a tiny step takes
 EVERY_STEP_UNTIL = 2_000  # after that every tenth step gets a row, or days would fill the disk
 
 
@@ -141,7 +142,7 @@ class Session:
         self.recent.append((now, step))
         (then, first), n = self.recent[0], len(self.recent)
         if n > 1:
-            self.speed = (step - first) * self.run.train.batch / (now - then)
+            self.speed = (step - first) * self.run.train.batch / max(now - then, TICK)
         return self.speed
 
     def preview(self, state: TrainState) -> None:

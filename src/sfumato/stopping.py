@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+HANGUP = getattr(signal, "SIGHUP", None)
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")  # those that the system has
 
 
@@ -42,6 +43,8 @@ class StopRequest:
     def listening(self) -> Iterator["StopRequest"]:
         """Take the signals within the block."""
         signals = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+        # nohup is asked for so that a run outlives its terminal
+        signals = [n for n in signals if n != HANGUP or signal.getsignal(n) != signal.SIG_IGN]
         before = [signal.signal(number, self) for number in signals]
         try:
             yield self

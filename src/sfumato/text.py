@@ -156,8 +156,8 @@ class CaptionTable:
 
     def missing(self, captions: Sequence[str]) -> list[str]:
         """Those of the captions that are not in the table, once each."""
-        wanted = dict.fromkeys(map(plain, captions))
-        return [caption for caption in wanted if caption not in set(self.captions)]
+        wanted, known = dict.fromkeys(map(plain, captions)), set(self.captions)
+        return [caption for caption in wanted if caption not in known]
 
     def rows(self, captions: Sequence[str]) -> Tensor:
         """(n,) rows of captions that are all in the table.

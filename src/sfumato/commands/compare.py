@@ -26,7 +26,7 @@ from ..comparing import Comparison, Contestant, comparison_figure, curve_of, not
 from ..conditions import Captions
 from ..config import Run
 from ..console import Reporter, reading
-from ..data import ImageData, fingerprint, subset
+from ..data import ImageData, fingerprint, spread, subset
 from ..devices import pick_device
 from ..folder import read_metrics
 from ..generation import Order
@@ -325,10 +325,10 @@ def tell(
 
 
 def real_ones(held: ImageData, wanted: int, reporter: Reporter) -> ImageData:
-    """As many held-out images as samples are drawn: both sides of a distance at one n."""
+    """As many held-out images as samples are drawn, each class in its share: both at one n."""
     if len(held) < wanted:
         reporter.say(
             f"{len(held)} images are held out, so as many samples are drawn, not {wanted}: "
             "distances compare at one n only."
         )
-    return subset(held, torch.arange(min(wanted, len(held))))
+    return subset(held, spread(len(held), min(wanted, len(held)), held.labels))

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..assembly import splits_of
 from ..codec import Pixels
 from ..config import AnyRun, AutoencoderRun, Run
-from ..data import ImageData, Tolerance, fingerprint, load
+from ..data import ImageData, Tolerance, fingerprint, load, spread
 from ..devices import pick_device
 from ..folder import DataCard, read_card, read_metrics
 from ..interop.fitting import skeleton
@@ -23,6 +24,7 @@ from ..planning import as_used, data_of, load_data
 from ..recipes import RECIPES
 from ..storage import DamagedError
 from ..tasks import TASKS
+from ..tasks.diffusion import MOST_ROWS
 from . import data as images
 from . import draws, plan, process, run
 from .finding import NOTE, WRONG, Finding, found, sorted_by_severity
@@ -222,12 +224,22 @@ def of_latents(config: AnyRun, data: ImageData, folder: Path) -> Iterator[Findin
             yield from images.check_latents(codec.encode(images.some(data.images, 16)))
 
 
+def as_previews_ask(data: ImageData, classes: int) -> Tensor:
+    """Indices of some 1,000 images; with classes as many of each that previews show."""
+    if not classes or data.labels is None:
+        return spread(len(data), min(1000, len(data)))
+    rows = [(data.labels == k).nonzero()[:, 0] for k in range(min(classes, MOST_ROWS))]
+    each = min(1000 // len(rows), max(map(len, rows)))
+    places = torch.arange(each)
+    return torch.cat([index[places * len(index) // each] for index in rows if len(index)])
+
+
 def of_drawings(config: AnyRun, data: ImageData, folder: Path) -> Iterator[Finding]:
     """The newest preview beside the images."""
     newest = max((folder / "samples").glob("step-*.npy"), default=None)
     if newest is None or not isinstance(config, Run):
         return
     drawn = torch.from_numpy(np.load(newest, allow_pickle=False))
-    real = images.some(data.images, 1000)
+    real = data.images[as_previews_ask(data, config.network.classes)]
     if drawn.shape[1:] == real.shape[1:] and len(drawn) > 1:
         yield from run.check_drawn(drawn, real)

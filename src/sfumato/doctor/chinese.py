@@ -9,7 +9,7 @@ def _saved(how: str, load: str = "{load}") -> str:
     return f'`python3 -c "{python}"`，再 `sfumato train {{saved}}`'
 
 
-_BYTES = "(x * 255).round().astype(np.uint8)"
+_BYTES = "(x.clip(0, 1) * 255).round().astype(np.uint8)"
 _ORIGINAL = _saved(_BYTES, load="np.load('FILE')")
 
 CHANNELS = {"red": "红", "green": "绿", "blue": "蓝", "grey": "灰度", "opacity": "不透明度"}
@@ -60,6 +60,11 @@ CHINESE: dict[str, tuple[str, str, str]] = {
         "{name} 是 {dtype}，范围 {low:.3g} 到 {high:.3g}，但不是字节。",
         "只有 uint8 能毫无疑问地说明 255 是白色。",
         f"存成字节：{_saved('x.round().astype(np.uint8)')}",
+    ),
+    "range-16": (
+        "{name} 是 {dtype}，范围 {low:.3g} 到 {high:.3g}：每像素 16 位。",
+        "这里的图像是 8 位；65535 是不是白色，要由你来说。",
+        f"存成字节：{_saved('(x / 257).round().astype(np.uint8)')}",
     ),
     "range-odd": (
         "{name} 是 {dtype}，范围 {low:.3g} 到 {high:.3g}：不是常见的图像范围。",

@@ -19,6 +19,7 @@ LOOKED_AT = 4_000  # images, spread over all
 FEW = 1_000  # images; from judgement: 140 and 300 are reported to be copied
 REPEATED = 0.01  # of the images: fewer copies do no harm
 NEAR = 0.02  # of a range's ends
+RINGING = 0.3  # beyond black and white, beside edges, of images that were made smaller
 LETTERS = ("digits", "mnist", "emnist", "kmnist", "qmnist", "svhn", "omniglot", "usps")
 
 
@@ -68,7 +69,9 @@ def _check_range(dtype: Any, low: float, high: float, name: str) -> Iterator[Fin
     if dtype == np.uint8:
         if high <= 1:
             yield found("range-bytes", WRONG, **seen)
-    elif low >= 0 and high <= 1 + NEAR:
+    elif np.issubdtype(dtype, np.integer) and low >= 0 and 255 < high <= 65535:
+        yield found("range-16", WRONG, **seen)
+    elif low > -RINGING and high <= 1 + RINGING:
         yield found("range-01", WRONG, **seen)
     elif -1 - NEAR <= low < 0 and high <= 1 + NEAR:
         yield found("range-11", WRONG, **seen)

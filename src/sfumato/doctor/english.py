@@ -13,7 +13,7 @@ def _saved(how: str, load: str = "{load}") -> str:
     return f'`python3 -c "{python}"`, then `sfumato train {{saved}}`'
 
 
-_BYTES = "(x * 255).round().astype(np.uint8)"
+_BYTES = "(x.clip(0, 1) * 255).round().astype(np.uint8)"
 _ORIGINAL = _saved(_BYTES, load="np.load('FILE')")
 
 ENGLISH: dict[str, tuple[str, str, str]] = {
@@ -65,6 +65,11 @@ ENGLISH: dict[str, tuple[str, str, str]] = {
         "{name} is {dtype} from {low:.3g} to {high:.3g}, but not bytes.",
         "Only uint8 says without doubt that 255 is white.",
         f"Save bytes: {_saved('x.round().astype(np.uint8)')}",
+    ),
+    "range-16": (
+        "{name} is {dtype} from {low:.3g} to {high:.3g}: 16 bits a pixel.",
+        "Images here have 8, and 65535 is white only if you say so.",
+        f"Save bytes: {_saved('(x / 257).round().astype(np.uint8)')}",
     ),
     "range-odd": (
         "{name} is {dtype} from {low:.3g} to {high:.3g}: no usual range of images.",

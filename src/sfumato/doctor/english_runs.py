@@ -107,6 +107,12 @@ ENGLISH_RUNS: dict[str, tuple[str, str, str]] = {
         "This network has learned what it can at this rate.",
         "A larger network in a new run, if the samples are not good enough",
     ),
+    "rising": (
+        "The held-out loss rises: from step {before:,} to {step:,} by {low:+.1%} at low, "
+        "{middle:+.1%} at middle and {high:+.1%} at high noise.",
+        "What is learned now does not hold of other images.",
+        "`sfumato sample {run} --best` takes the average of before; more images cure",
+    ),
     "tint": (
         "tint: the mean of {channel} is off by {shift:+.2f} of [-1, 1] (error {error:.2f}).",
         "Colour is learned last, at high noise; guidance and few steps shift it as well.",

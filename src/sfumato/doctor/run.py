@@ -122,13 +122,20 @@ def least_left(first: Row, last: Row) -> float:
     Of latents, which are noise for the most part, most of the loss can't be learned at all.
     """
     then, now = ([row["raw"], *row.get("raw_by_level", [])] for row in (first, last))
-    return min(after / before for before, after in zip(then, now) if before > 0)
+    pairs = [pair for pair in zip(then, now) if pair[0] > 0 and all(map(isfinite, pair))]
+    return min((after / before for before, after in pairs), default=0.0)
 
 
 def _check_held_out(train: Sequence[Row], held: Sequence[Row]) -> Iterator[Finding]:
-    first, last = held[0], held[-1]
+    last = held[-1]
     if last["step"] < ENOUGH:
         return
+    if not isfinite(last["raw"]):
+        seen = {"first": held[0]["raw"], "now": last["raw"], "step": last["step"]}
+        yield found("not-learning", WRONG, **seen)
+        return
+    held = [row for row in held if isfinite(row["raw"])]
+    first = held[0]
     lowest = min(held, key=lambda row: row["raw"])
     if first["step"] == 0 and least_left(first, last) > LEARNED:
         yield found("not-learning", WRONG, first=first["raw"], now=last["raw"], step=last["step"])
@@ -153,12 +160,17 @@ def _check_levels(held: Sequence[Row]) -> Iterator[Finding]:
     third = max(1, len(now) // 3)
     ends = (slice(0, third), slice(third, -third), slice(-third, None))
     low, middle, high = (1 - sum(now[part]) / sum(then[part]) for part in ends)
+    if not all(map(isfinite, (low, middle, high))):
+        return
     kind = {(True, True): "improving", (False, True): "improving-high"}
     kind |= {(True, False): "improving-low", (False, False): "flat"}
     code = kind[low > IMPROVING, high > IMPROVING]
     if code == "flat" and middle > IMPROVING:
         code = "improving-middle"
-    seen = {"low": low, "middle": middle, "high": high}
+    if min(low, middle, high) < -IMPROVING:
+        code = "rising"
+    sign = -1 if code == "rising" else 1  # of a rise, or of a fall
+    seen = {"low": sign * low, "middle": sign * middle, "high": sign * high}
     yield found(code, NOTE, before=before[-1]["step"], step=last["step"], **seen)
 
 

@@ -263,6 +263,7 @@ def state_dict_of(model: Imported) -> dict[str, Any]:
         raise ValueError(
             f"denoising-diffusion-pytorch has no class labels, and no {type(predicts).__name__}."
         )
+    _check_told(config, process, predicts)
     tables = tables_of(process, predicts, model.run.objective)
     weights = tables | {f"model.{key}": value for key, value in model.weights.items()}
     average = model.weights if model.average is None else model.average
@@ -280,6 +281,28 @@ def state_dict_of(model: Imported) -> dict[str, Any]:
         "scaler": None,
         "version": "2.3.4",
     }
+
+
+def _check_told(
+    config: LucidUNetConfig, process: DiscreteVP, predicts: PredictNoise | PredictData | PredictV
+) -> None:
+    """Raises: ValueError where their program would tell the network another noise level than ours.
+
+    It tells the step, from 0, by sinusoids whose longest wave is 2 pi 10,000; norms have 8 groups.
+    """
+    theirs = {
+        "parameterization.time_scale": (predicts.time_scale, process.steps),
+        "parameterization.time_offset": (predicts.time_offset, -1),
+        "network.noise_scale": (config.noise_scale, 1),
+        "network.longest": (config.longest, 10_000),
+        "network.groups": (config.groups, 8 if config.groups else 0),
+    }
+    other = [f"{name}={ours:g}, not {one:g}" for name, (ours, one) in theirs.items() if ours != one]
+    if other:
+        raise ValueError(
+            "denoising-diffusion-pytorch would compute something else than this run: "
+            f"{'; '.join(other)}. A run that has its values can be exported."
+        )
 
 
 def _named(config: LucidUNetConfig) -> list[tuple[str, nn.Parameter]]:
