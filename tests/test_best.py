@@ -33,6 +33,25 @@ def looking(tmp_path, monkeypatch):
     return state, looks._evaluate
 
 
+def test_a_best_that_could_not_be_written_is_not_the_one_to_beat(looking, tmp_path, monkeypatch):
+    state, look = looking
+    state.step = 1
+    look(state)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "commit_folder", full)
+        state.step = 2  # the least loss of all
+        with pytest.raises(OSError, match="No space"):
+            look(state)
+    state.step = 3  # less than the first
+    look(state)
+    assert [path.name for path in checkpoint.best_folders(tmp_path)] == ["step-000000003"]
+    assert checkpoint.best_loss(tmp_path) == pytest.approx(AVERAGE[3])
+
+
+def full(*told):
+    raise OSError(28, "No space left on device")
+
+
 def test_the_best_is_the_average_of_the_least_held_out_loss(looking, tmp_path):
     state, look = looking
     for step, wanted in enumerate(BEST):

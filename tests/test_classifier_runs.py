@@ -15,8 +15,9 @@ from sfumato.generation import wrapped
 from sfumato.guidance import ByClassifier, ClassifierFree, Unconditional
 from sfumato.loading import guided, load_run
 from sfumato.pictures import read_settings
+from sfumato.process import Karras, LinearVP
 from sfumato.recipes import RECIPES
-from sfumato.tasks.classifying import RATIOS
+from sfumato.tasks.classifying import RATIOS, reached
 from tiny import CPU, images, pictures, small, train_in
 
 
@@ -45,6 +46,11 @@ def test_a_classifiers_run_leaves_its_accuracy_by_noise(root):
     assert shown == {str(level["ratio"]): level["accuracy"] for level in row["levels"]}
     with pytest.raises(ValueError, match="classes: a classifier wants two or more"):
         train_in(folder / "new", small(RECIPES["noisy_classifier"]()), images(classes=1))
+
+
+def test_only_noise_that_there_is_is_told_of():
+    assert reached(Karras(5.0)) == (0.01, 0.1, 0.3, 1.0, 2.0, 4.0)
+    assert reached(LinearVP()) == RATIOS
 
 
 def test_a_labelless_model_draws_the_classes_of_its_classifier(root, sfumato, tmp_path):

@@ -47,6 +47,13 @@ def test_images_beside_the_class_folders_take_the_labels_away(tmp_path):
     assert "cover.png" in data.notes[0]
 
 
+def test_pictures_of_other_formats_are_told(tmp_path):
+    other = {"apple/x.heic": b"1", "pear/y.HEIC": b"2", "pear/z.cr2": b"3", "notes.txt": b"4"}
+    data = load(as_folder(tmp_path, fruit(**other)))
+    assert len(data) == 4
+    assert data.notes == ("Not read: 1 .cr2, 2 .heic. Save them as PNG or JPEG to have them too.",)
+
+
 def test_folders_named_train_and_test_choose_the_split(tmp_path):
     files = {f"train/{name}": data for name, data in fruit().items()}
     source = as_folder(tmp_path, files | {"Test/pear/9.png": png(29), "Test/apple/9.png": png(19)})

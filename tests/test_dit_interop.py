@@ -284,6 +284,29 @@ def test_a_pipelines_folder_is_read(tmp_path):
     assert dit.GUESSED not in found.notes
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"out_channels": 8}, "leaves a learned variance out"),
+        ({"in_channels": 3, "out_channels": 3}, "draws latents, and this run pixels"),
+        ({"out_channels": 4}, "takes class 1000 for none: guidance_scale=1 there"),
+        ({"out_channels": 4, "classes": 1000}, "scheduler and an AutoencoderKL."),
+    ],
+)
+def test_an_export_says_what_diffusers_pipeline_makes_of_it(tmp_path, change, words):
+    config = replace(LATENT, frequency_shift=1, mlp_eps=1e-5, **change)
+    run = dit.run_of("x", config, latent=True)
+    shape = (config.in_channels, 8, 8)
+    (said, *_) = dit.write_diffusers(tmp_path, run, state_of(config), shape)
+    assert words in said
+
+
+@pytest.mark.parametrize(("channels", "latents"), [(1, False), (3, False), (4, True), (16, True)])
+def test_other_channels_than_images_have_are_latents(channels, latents):
+    config = replace(LATENT, in_channels=channels)
+    assert (dit.CODEC_MISSING in dit.notes_on(config)) is latents
+
+
 def test_a_bare_transformers_folder_says_that_the_process_is_guessed(tmp_path):
     peer(LATENT).save_pretrained(tmp_path)
     found = dit.read(tmp_path)

@@ -155,6 +155,12 @@ def best_folders(run: Path) -> list[Path]:
     return sorted(path for path in (run / "best").glob("step-*") if path.suffix == "")
 
 
+def best_loss(run: Path) -> float | None:
+    """The least held-out loss of those that are kept as best; None where none is."""
+    told = (json.loads((path / "state.json").read_bytes()) for path in best_folders(run))
+    return min((one["loss"] for one in told), default=None)
+
+
 NAME = re.compile(r"step-\d{9,}")
 
 

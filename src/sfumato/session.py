@@ -4,7 +4,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +217,8 @@ class Session:
 
     def _keep_best(self, state: TrainState, loss: float) -> None:
         """Save the average where its held-out loss is the lowest so far."""
-        rows = [row for row in read_metrics(self.folder) if row["kind"] == "held_out"]
-        if state.step and loss <= min(row["ema"] for row in rows if row["step"]):
+        best = checkpoint.best_loss(self.folder)  # not of metrics.jsonl: writing it may have failed
+        if state.step and isfinite(loss) and (best is None or loss <= best):
             checkpoint.write_best(self.folder, state, loss)
 
     def draw_losses(self, state: TrainState) -> None:

@@ -61,8 +61,6 @@ def run_evaluate(args: Evaluate) -> None:
         drawn = None
         if args.samples is not None:
             drawn = measure_drawn(subject, real_images(args, run, card, reporter.say))
-        out = write(subject, report, drawn)
-        write_page(folder)
         title = f"{folder}, step {report.step:,}, {subject.weights} weights"
         reporter.say(facts_block(title, {"images": told, **report.words}, columns()))
         for note in report.notes:
@@ -71,6 +69,8 @@ def run_evaluate(args: Evaluate) -> None:
             reporter.say(f"\n{drawn.words}\n")
         elif isinstance(run, Run):
             reporter.say(wrapped(f"What it draws was not looked at: `{asked(args, folder)}`"))
+        out = write(subject, report, drawn)  # numbers are said before: the disk may be full
+        write_page(folder)
         more = ", nearest.png, spectrum.png" if drawn is not None else ""
         reporter.say(wrapped(f"Written to {out}: evaluation.json, evaluation.png{more}"))
 

@@ -45,7 +45,7 @@ from ..reconstruction import held_out_batch as whole_batch
 from ..reconstruction import loss_of as reconstruction_loss_of
 from ..reconstruction import psnr, reconstruct
 from ..session import LEVELS
-from ..tasks.classifying import RATIOS, build_classifier
+from ..tasks.classifying import build_classifier, reached
 from ..text import load_table, prompts_of
 from ..training import losses_of
 from .subject import Report, Settings, Subject, pair
@@ -361,8 +361,7 @@ def scores_of(subject: Subject, model: Any) -> list[LevelScore]:
     assert labels is not None
     _, eps = draws(subject.data.images, generator_at(seed, "accuracy"))
     x0 = Pixels().encode(subject.data.images)
-    ratios = [ratio for ratio in RATIOS if ratio <= subject.run.process.largest_ratio]
-    on = subject.device
+    on, ratios = subject.device, reached(subject.run.process)
     return scores_by_level(model, x0.to(on), labels.to(on), ratios, eps.to(on))
 
 

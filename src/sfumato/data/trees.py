@@ -32,6 +32,10 @@ TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation", "eval")  # the first that is there
 
 
+# What cameras, telephones and drawing programs write, and Pillow alone does not read
+UNREAD = {".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
+
+
 @dataclass(frozen=True)
 class Listing:
     """The files to decode, in order, with their classes and captions."""
@@ -63,6 +67,7 @@ def list_images(container: Container, split: str, labels: bool = True) -> Listin
     if not images:
         raise ValueError(_nothing_found(container))
     names, notes = _of_split(images, split, container.where)
+    notes = (*notes, *_unread_note(container))
     written = read_written(container, names)
     captions = in_order(written, names)
     listing = Listing(
@@ -72,6 +77,15 @@ def list_images(container: Container, split: str, labels: bool = True) -> Listin
         captions=captions,
     )
     return _labelled(listing, container, written) if labels else listing
+
+
+def _unread_note(container: Container) -> tuple[str, ...]:
+    """Of pictures in formats that are not read."""
+    found = Counter(splitext(name)[1].lower() for name in container.names)
+    there = [f"{count:,} {kind}" for kind, count in sorted(found.items()) if kind in UNREAD]
+    if not there:
+        return ()
+    return (f"Not read: {', '.join(there)}. Save them as PNG or JPEG to have them too.",)
 
 
 def _labelled(listing: Listing, container: Container, written: Written) -> Listing:

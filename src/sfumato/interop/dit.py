@@ -50,11 +50,12 @@ from .torch_files import Tree, read_tensors
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 SIGNS = {"x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.attn.qkv.weight"}
+CLASSES = 1000  # ImageNet's, which DiTPipeline counts on
 INDEX = PredictNoise(time_scale=1000.0, time_offset=-1.0)
-LATENT = 4  # channels of the autoencoder that the published models were trained on
+PIXELS = (1, 3)  # channels of images; any other number is that of latents
 CODEC_MISSING = (
-    f"It draws latents of {LATENT} channels: give the autoencoder that it was trained on, Stable "
-    "Diffusion's with factor 0.18215, by --codec PATH."
+    "It draws latents: give the autoencoder that it was trained on, by --codec PATH; of 4 channels "
+    "Stable Diffusion's with factor 0.18215."
 )
 GUESSED = "The process is taken to be DDPM's: 1,000 linear betas, the noise predicted."
 
@@ -116,13 +117,13 @@ def imported(
     """The run and weights of a DiT of side x side images or latents."""
     shape = (config.in_channels, side, side)
     notes = (*notes, *notes_on(config))
-    run = run_of(path.stem, config, latent=config.in_channels == LATENT)
+    run = run_of(path.stem, config, latent=config.in_channels not in PIXELS)
     source = f"DiT, {path.name}"
     return Imported(run, weights, shape, source, average, class_names, notes=notes)
 
 
 def notes_on(config: DiTConfig) -> tuple[str, ...]:
-    return (GUESSED, CODEC_MISSING) if config.in_channels == LATENT else (GUESSED,)
+    return (GUESSED,) if config.in_channels in PIXELS else (GUESSED, CODEC_MISSING)
 
 
 def objective_of(learned: bool, steps: int) -> Objective:
@@ -240,7 +241,9 @@ def write_diffusers(
     folder: Path, run: Run, weights: Mapping[str, Tensor], shape: tuple[int, int, int]
 ) -> tuple[str, ...]:
     """Write a DiTTransformer2DModel and its scheduler into an empty folder; as write_original."""
-    described, state = to_diffusers(network_of(run), plain(weights), square(shape))
+    config = network_of(run)
+    described, state = to_diffusers(config, plain(weights), square(shape))
+    learned = config.out_channels == 2 * config.in_channels
     name, scheduler, notes = schedule_settings(run)
     scheduler = {"_class_name": name, "_diffusers_version": VERSION, **scheduler}
     files = {
@@ -250,7 +253,21 @@ def write_diffusers(
     }
     write_files(folder, files)
     call = 'DiTTransformer2DModel.from_pretrained(FOLDER, subfolder="transformer") reads it'
-    return (f"{call}; a DiTPipeline is made of that, the scheduler and an AutoencoderKL.", *notes)
+    return (f"{call}. {_pipeline_words(run, learned)}", *notes)
+
+
+def _pipeline_words(run: Run, learned: bool) -> str:
+    """What diffusers' DiTPipeline makes of it, which takes more for granted than the network."""
+    config = network_of(run)
+    why_not = [
+        *(["draws latents, and this run pixels"] if config.in_channels in PIXELS else []),
+        *(["takes class 1000 for none"] if config.classes != CLASSES else []),
+        *(["leaves a learned variance out, which the scheduler wants"] if learned else []),
+    ]
+    if config.in_channels in PIXELS or learned:
+        return f"diffusers' DiTPipeline does not draw by it: it {' and '.join(why_not)}."
+    limit = f" It {why_not[0]}: guidance_scale=1 there." if why_not else ""
+    return f"A DiTPipeline is made of that, the scheduler and an AutoencoderKL.{limit}"
 
 
 def network_of(run: Run) -> DiTConfig:

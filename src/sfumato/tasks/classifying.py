@@ -16,10 +16,18 @@ from ..devices import DTYPES
 from ..folder import append_metrics
 from ..networks.describe import counted_call
 from ..objective import draws
+from ..process import Process
 from ..training import Batch, TrainState
 from .task import Parts, Shown, cost
 
 RATIOS = (0.01, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)  # sigma / alpha
+
+
+def reached(process: Process) -> tuple[float, ...]:
+    """Those of RATIOS that there are in the process."""
+    return tuple(ratio for ratio in RATIOS if ratio <= process.largest_ratio)
+
+
 COLUMNS = 8
 
 
@@ -102,7 +110,8 @@ class Classifying:
     def show(self, model: nn.Module, quick: bool) -> Shown | None:
         """Images as the classifier sees them, a noise level a row, with its accuracy there."""
         x0, labels, eps = self._held()
-        scores = scores_by_level(model, x0, labels, RATIOS, eps)  # type: ignore[arg-type]
+        ratios = reached(self.run.process)
+        scores = scores_by_level(model, x0, labels, ratios, eps)  # type: ignore[arg-type]
         few = torch.linspace(0, len(x0) - 1, COLUMNS).long()
         seen = []
         for score in scores:
@@ -114,7 +123,8 @@ class Classifying:
 
     def finish(self, state: TrainState) -> list[str]:
         x0, labels, eps = self._held()
-        scores = scores_by_level(state.average, x0, labels, RATIOS, eps)  # type: ignore[arg-type]
+        ratios = reached(self.run.process)
+        scores = scores_by_level(state.average, x0, labels, ratios, eps)  # type: ignore[arg-type]
         rows = [{"ratio": s.ratio, "accuracy": s.accuracy, "nats": s.cross_entropy} for s in scores]
         append_metrics(self.parts.folder, {"kind": "accuracy", "step": state.step, "levels": rows})
         words = ", ".join(f"{s.accuracy:.1%} at {s.ratio:g}" for s in scores)
