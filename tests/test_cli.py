@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from sfumato import checkpoint
+from sfumato import checkpoint, trainer
 from sfumato.data import UnreadableWarning
 from sfumato.folder import read_metrics
 from sfumato.kinds import loads
@@ -180,8 +180,39 @@ def test_a_spent_budget_is_said_and_a_larger_one_is_looked_at(sfumato, tmp_path)
     assert f"held-out loss {held[-1]['ema']:.4f}" in printed
 
 
+def test_the_test_loss_of_an_end_that_was_cut_short_is_measured_when_it_is_begun_again(
+    sfumato, tmp_path
+):
+    def tests():
+        return [row for row in read_metrics(tmp_path / "mine") if row["kind"] == "test"]
+
+    sfumato("train", "digits", "--steps", "2", *TINY, "--out", "mine", "data.test=8")
+    path, (measured,) = tmp_path / "mine" / "metrics.jsonl", tests()
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if '"test"' not in line))
+    for _ in range(2):
+        sfumato("train", "mine")
+        assert tests() == [measured]
+
+
+def test_a_start_that_failed_does_not_stand_in_its_own_way(sfumato, tmp_path, monkeypatch):
+    words = ("train", "digits", "--steps", "1", *TINY, "--out", "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "check_disk", full)
+        with pytest.raises(SystemExit, match="too full"):
+            sfumato(*words)
+    assert {path.name for path in (tmp_path / "mine").iterdir()} <= trainer.LEFT
+    sfumato(*words)
+    assert (tmp_path / "mine" / "run.json").is_file()
+
+
+def full(*told):
+    raise ValueError("the disk is too full")
+
+
 def test_an_out_folder_that_is_there_is_refused(sfumato, tmp_path):
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("months of work")
     with pytest.raises(SystemExit, match="is there already, and no run is ever overwritten"):
         sfumato("train", "digits", "--steps", "1", *TINY, "--out", "mine")
 

@@ -44,6 +44,8 @@ from .tasks import TASKS, Parts, Task, settle_precision, task_of
 from .training import ALONE, Hooks, TrainState, losses_of, train
 from .training_film import training_film
 
+LEFT = {".lock", "log.txt"}  # of a start that failed before it was a run
+
 
 def budget_words(run: AnyRun) -> str:
     """The budget as people say it."""
@@ -170,6 +172,8 @@ class Trainer:
     def _new_folder(self, out: Path | None) -> Path:
         if out is None:
             return new_folder(Path("runs"), self.run.name)
+        if out.is_dir() and {path.name for path in out.iterdir()} <= LEFT:
+            return out
         if out.exists():
             raise ValueError(
                 f"--out {out} is there already, and no run is ever overwritten. Choose another "
@@ -348,7 +352,7 @@ class Trainer:
             if not self.trial:
                 say(f"Stopped and saved at step {state.step:,}. Go on with: sfumato train {folder}")
             return
-        self._last_look(state, session, tested=already)
+        self._last_look(state, session)
         held = [row for row in read_metrics(folder) if row["kind"] == "held_out"]
         best = f", held-out loss {held[-1]['ema']:.4f}" if held else ""
         say(f"Done: {state.step:,} steps in {duration(state.seconds)}{best}.")
@@ -360,13 +364,14 @@ class Trainer:
         for line in words if self.pointers and not self.trial else ():
             say(line)
 
-    def _last_look(self, state: TrainState, session: Session, tested: bool) -> None:
+    def _last_look(self, state: TrainState, session: Session) -> None:
         """samples.png, the loss on the test images, loss.png, doctor.json and the page."""
         session.reporter.say("drawing the last samples ...")
         shown = session.task.show(state.average, quick=self.trial)
         if shown is not None:
             session.save_grid(state, shown, session.folder / "samples.png")
-        if not tested:
+        rows = read_metrics(session.folder)  # an end that was cut short has no such row
+        if not any(row["kind"] == "test" and row["step"] == state.step for row in rows):
             self._test(state, session)
         session.draw_losses(state)
         self._film(session)
