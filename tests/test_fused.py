@@ -38,9 +38,9 @@ def gradients(function, tensors, upward, groups, dtype, pixels=None, silu=True):
 
 
 def worst(found, wanted):
-    """The largest share that one of them is off by; what is no number is off altogether."""
+    """The largest share that one of them is off by, of zeros how much; no number will do."""
     pairs = zip(found, wanted, strict=True)
-    shares = [((a.double() - b).norm() / b.norm()).item() for a, b in pairs]
+    shares = [((a.double() - b).norm() / (b.norm() or 1.0)).item() for a, b in pairs]
     assert all(isfinite(share) for share in shares)
     return max(shares)
 
