@@ -124,6 +124,7 @@ def test_drawings_are_compared_with_as_many_of_each_class_as_previews_show() -> 
     assert chosen.bincount(minlength=12).tolist() == [100, 100, 100] + [0] * 9
     assert len(as_previews_ask(data, 12).unique()) == 30 + 100 + 100
     assert len(as_previews_ask(data, 0)) == 1000
+    assert as_previews_ask(replace(data, labels=labels * 0 + 11), 12).tolist() == []
     few = data_of(pictures(7))
     assert as_previews_ask(replace(few, labels=None), 10).tolist() == list(range(7))
 

@@ -229,9 +229,10 @@ def as_previews_ask(data: ImageData, classes: int) -> Tensor:
     if not classes or data.labels is None:
         return spread(len(data), min(1000, len(data)))
     rows = [(data.labels == k).nonzero()[:, 0] for k in range(min(classes, MOST_ROWS))]
-    each = min(1000 // len(rows), max(map(len, rows)))
+    rows = [index for index in rows if len(index)]
+    each = min(1000 // max(1, len(rows)), max(map(len, rows), default=0))
     places = torch.arange(each)
-    return torch.cat([index[places * len(index) // each] for index in rows if len(index)])
+    return torch.cat([places[:0], *(index[places * len(index) // each] for index in rows)])
 
 
 def of_drawings(config: AnyRun, data: ImageData, folder: Path) -> Iterator[Finding]:
@@ -241,5 +242,5 @@ def of_drawings(config: AnyRun, data: ImageData, folder: Path) -> Iterator[Findi
         return
     drawn = torch.from_numpy(np.load(newest, allow_pickle=False))
     real = data.images[as_previews_ask(data, config.network.classes)]
-    if drawn.shape[1:] == real.shape[1:] and len(drawn) > 1:
+    if drawn.shape[1:] == real.shape[1:] and len(drawn) > 1 and len(real):
         yield from run.check_drawn(drawn, real)
