@@ -121,8 +121,8 @@ def test_drawings_are_compared_with_as_many_of_each_class_as_previews_show() -> 
     black = data_of(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8))
     data = replace(black, labels=labels, class_names=tuple("abcdefghijkl"))
     chosen = labels[as_previews_ask(data, 12)]
-    assert chosen.bincount(minlength=12).tolist() == [100, 100, 100] + [0] * 9
-    assert len(as_previews_ask(data, 12).unique()) == 30 + 100 + 100
+    assert chosen.bincount(minlength=12).tolist() == [333] * 3 + [0] * 9
+    assert len(as_previews_ask(data, 12).unique()) == 30 + 333 + 333
     assert len(as_previews_ask(data, 0)) == 1000
     assert as_previews_ask(replace(data, labels=labels * 0 + 11), 12).tolist() == []
     few = data_of(pictures(7))
