@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from packing import KINDS, as_folder, as_tar, as_tar_gz, as_zip, fruit, load_broken, png, values
-from sfumato.data import containers, find, load, sizes
+from sfumato.data import ImageData, containers, evenly, find, load, sizes, spread
 
 # --- image files --------------------------------------------------------------------------------
 
@@ -353,3 +354,16 @@ def test_a_misspelt_name_is_answered_with_the_near_one(tmp_path, monkeypatch):
     (tmp_path / "one.png").write_bytes(png())
     with pytest.raises(ValueError, match="give the folder that it lies in"):
         load("one.png")
+
+
+def test_as_many_of_each_class_are_taken_whatever_their_shares():
+    labels = torch.tensor([0] * 40 + [2] * 3 + [11] * 9)
+    images = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+    data = ImageData(images, labels, tuple("abcdefghijkl"), "uneven", "a test")
+    chosen = evenly(data, 3, 6)
+    assert labels[chosen].tolist() == [0, 0, 0, 2, 2, 2]
+    assert chosen.tolist() == [6, 20, 33, 40, 41, 42]
+    assert evenly(data, 3, 8)[4:].tolist() == [40, 41, 41, 42]  # a class of three, for four
+    assert evenly(data, 0, 6).tolist() == spread(len(data), 6).tolist()
+    assert evenly(replace(data, labels=None), 3, 1000).tolist() == list(range(52))
+    assert evenly(replace(data, labels=0 * labels + 11), 3, 6).tolist() == []

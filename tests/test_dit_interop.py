@@ -287,7 +287,7 @@ def test_a_pipelines_folder_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"out_channels": 8}, "leaves a learned variance out"),
+        ({"out_channels": 8}, "leaves out the learned variance"),
         ({"in_channels": 3, "out_channels": 3}, "draws latents, and this run pixels"),
         ({"out_channels": 4}, "takes class 1000 for none: guidance_scale=1 there"),
         ({"out_channels": 4, "classes": 1000}, "scheduler and an AutoencoderKL."),

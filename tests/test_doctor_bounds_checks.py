@@ -11,7 +11,6 @@ from torch import Tensor
 from sfumato.config import Run
 from sfumato.data import ImageData, fingerprint
 from sfumato.doctor.checks import (
-    as_previews_ask,
     before_training,
     check_same_images,
     forward,
@@ -115,18 +114,19 @@ def test_drawings_of_the_images_size_are_looked_at(
     assert all(dict(f.facts)["shift"] > 0 for f in found if f.code == "tint")
 
 
-def test_drawings_are_compared_with_as_many_of_each_class_as_previews_show() -> None:
-    """Whatever the data's own shares are; of a class of few images each counts more than once."""
-    labels = torch.tensor([0] * 30 + [1] * 5000 + [2] * 700 + [11] * 90)
-    black = data_of(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8))
-    data = replace(black, labels=labels, class_names=tuple("abcdefghijkl"))
-    chosen = labels[as_previews_ask(data, 12)]
-    assert chosen.bincount(minlength=12).tolist() == [333] * 3 + [0] * 9
-    assert len(as_previews_ask(data, 12).unique()) == 30 + 333 + 333
-    assert len(as_previews_ask(data, 0)) == 1000
-    assert as_previews_ask(replace(data, labels=labels * 0 + 11), 12).tolist() == []
-    few = data_of(pictures(7))
-    assert as_previews_ask(replace(few, labels=None), 10).tolist() == list(range(7))
+def test_drawings_are_compared_with_as_many_of_each_class_as_previews_show(tmp_path: Path) -> None:
+    """Black and white images, of which the data has few and many, are no tint."""
+    labels = torch.tensor([0] * 30 + [1] * 970)
+    images = (255 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
+    data = ImageData(images.clone(), labels, ("black", "white"), "uneven", "a test")
+    (tmp_path / "samples").mkdir()
+    drawn = images[10:50].numpy()  # 20 of each
+    np.save(tmp_path / "samples" / "step-0000020.npy", drawn)
+    config = replace(DIGITS, network=replace(DIGITS.network, classes=2))  # type: ignore[type-var]
+    assert told(of_drawings(config, data, tmp_path)) == []
+    assert "tint" in dict(told(of_drawings(DIGITS, replace(data, labels=None), tmp_path)))
+    gone = replace(data, labels=labels * 0 + 11, class_names=tuple("abcdefghijkl"))
+    assert list(of_drawings(config, gone, tmp_path)) == []
 
 
 @dataclass(frozen=True)

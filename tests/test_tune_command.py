@@ -14,7 +14,7 @@ from conftest import normal
 from sfumato.aim import Aim
 from sfumato.arguments import Tune, UsageError
 from sfumato.assembly import splits_of
-from sfumato.commands.tune import Plan, as_asked, data_of_run, plan_of, sampling_asked
+from sfumato.commands.tune import Plan, data_of_run, plan_of, sampling_asked
 from sfumato.commands.tune_judged import Judged
 from sfumato.consistency import MultistepConsistency
 from sfumato.exact import GaussianMixture
@@ -242,14 +242,6 @@ def test_without_its_data_a_run_is_fitted_to_the_teacher_alone_and_says_so(train
     imported = replace(loaded, card=replace(loaded.card, images=0))
     assert data_of_run(imported, said.append) is None
     assert "Fitted to the teacher alone" in said[0]
-
-
-def test_as_many_of_each_class_are_taken_whatever_their_shares(monkeypatch):
-    monkeypatch.setattr(command, "REAL", 6)
-    labels = torch.tensor([0] * 40 + [2] * 3)
-    uneven = replace(images(), images=torch.zeros(43, 1, 8, 8, dtype=torch.uint8), labels=labels)
-    assert labels[as_asked(uneven, 3)].tolist() == [0, 0, 0, 2, 2, 2]
-    assert len(as_asked(replace(uneven, labels=None), 0)) == 6
 
 
 def test_the_bound_is_below_the_nearest_of_the_fixed():

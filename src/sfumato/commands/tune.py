@@ -20,7 +20,7 @@ from ..arguments import Evaluate, Tune, UsageError, seconds
 from ..conditions import Captions, rows_of
 from ..config import SamplingConfig
 from ..console import Reporter, duration, reading
-from ..data import ImageData, spread
+from ..data import evenly
 from ..denoiser import Cond, Denoiser
 from ..devices import pick_device
 from ..generation import wrapped
@@ -158,18 +158,8 @@ def data_of_run(loaded: Loaded, say: Callable[[str], None]) -> Tensor | None:
     except (ValueError, OSError) as error:
         say(f"Fitted to the teacher alone, there being no real images: {error}")
         return None
-    images = train.images[as_asked(train, loaded.run.network.classes)]
+    images = train.images[evenly(train, loaded.run.network.classes, REAL)]  # as asked_of asks
     return loaded.codec.encode(images.to(loaded.device))
-
-
-def as_asked(train: ImageData, classes: int) -> Tensor:
-    """Indices of about REAL images; with classes as many of each, as asked_of asks for them."""
-    rows = [torch.arange(len(train))]
-    if train.labels is not None and classes:
-        found = [(train.labels == k).nonzero()[:, 0] for k in range(classes)]
-        rows = [index for index in found if len(index)]
-    most = max(1, REAL // len(rows))
-    return torch.cat([index[spread(len(index), min(most, len(index)))] for index in rows])
 
 
 def asked_of(loaded: Loaded, count: int) -> Cond:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sfumato.data.quarantine import Tolerance as Tolerance
     from sfumato.data.quarantine import UnreadableWarning as UnreadableWarning
     from sfumato.data.record import ImageData as ImageData
+    from sfumato.data.record import evenly as evenly
     from sfumato.data.record import fingerprint as fingerprint
     from sfumato.data.record import split as split
     from sfumato.data.record import spread as spread
@@ -25,7 +26,7 @@ _MODULES = {  # module: the public names in it
     "batches": "batch_indices flip flip_mask generator_at",
     "places": "find",
     "quarantine": "Tolerance UnreadableWarning",
-    "record": "ImageData fingerprint split spread subset",
+    "record": "ImageData evenly fingerprint split spread subset",
     "sources": "load",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -132,6 +132,20 @@ def spread(count: int, wanted: int, labels: Tensor | None = None) -> Tensor:
     return order[at].sort().values
 
 
+def evenly(data: ImageData, classes: int, wanted: int) -> Tensor:
+    """Indices of about `wanted` images, as many of each of the first `classes`: not in its share.
+
+    A class of fewer has its images more than once. Without classes or labels: of all, once each.
+    """
+    rows = [torch.arange(len(data))]
+    if data.labels is not None and classes:
+        rows = [(data.labels == k).nonzero()[:, 0] for k in range(classes)]
+        rows = [index for index in rows if len(index)]
+    each = min(max(1, wanted // max(1, len(rows))), max(map(len, rows), default=0))
+    middles = 2 * torch.arange(each) + 1
+    return torch.cat([middles[:0], *(row[middles * len(row) // (2 * each)] for row in rows)])
+
+
 def subset(data: ImageData, indices: Tensor) -> ImageData:
     """The images at `indices` (int64, any order), with their labels, captions and names."""
     labels = None if data.labels is None else data.labels[indices]

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..assembly import splits_of
 from ..codec import Pixels
 from ..config import AnyRun, AutoencoderRun, Run
-from ..data import ImageData, Tolerance, fingerprint, load, spread
+from ..data import ImageData, Tolerance, evenly, fingerprint, load
 from ..devices import pick_device
 from ..folder import DataCard, read_card, read_metrics
 from ..interop.fitting import skeleton
@@ -224,23 +223,13 @@ def of_latents(config: AnyRun, data: ImageData, folder: Path) -> Iterator[Findin
             yield from images.check_latents(codec.encode(images.some(data.images, 16)))
 
 
-def as_previews_ask(data: ImageData, classes: int) -> Tensor:
-    """Indices of some 1,000 images; with classes as many of each that previews show."""
-    if not classes or data.labels is None:
-        return spread(len(data), min(1000, len(data)))
-    rows = [(data.labels == k).nonzero()[:, 0] for k in range(min(classes, MOST_ROWS))]
-    rows = [index for index in rows if len(index)]
-    each = min(1000 // max(1, len(rows)), max(map(len, rows), default=0))
-    places = torch.arange(each)
-    return torch.cat([places[:0], *(index[places * len(index) // each] for index in rows)])
-
-
 def of_drawings(config: AnyRun, data: ImageData, folder: Path) -> Iterator[Finding]:
     """The newest preview beside the images."""
     newest = max((folder / "samples").glob("step-*.npy"), default=None)
     if newest is None or not isinstance(config, Run):
         return
     drawn = torch.from_numpy(np.load(newest, allow_pickle=False))
-    real = data.images[as_previews_ask(data, config.network.classes)]
+    # previews show as many of each class, whatever the data's shares
+    real = data.images[evenly(data, min(config.network.classes, MOST_ROWS), 1000)]
     if drawn.shape[1:] == real.shape[1:] and len(drawn) > 1 and len(real):
         yield from run.check_drawn(drawn, real)

@@ -228,11 +228,11 @@ def write_original(
     file = BytesIO()
     torch.save(to_original(config, plain(weights), side), file)
     write_file(folder / "model.pt", file.getvalue())
-    learned = config.out_channels == 2 * config.in_channels
     call = (
         f"DiT(input_size={side}, patch_size={config.patch}, in_channels={config.in_channels}, "
         f"hidden_size={config.width}, depth={config.depth}, num_heads={config.heads}, "
-        f"mlp_ratio={config.mlp_ratio:g}, num_classes={config.classes}, learn_sigma={learned})"
+        f"mlp_ratio={config.mlp_ratio:g}, num_classes={config.classes}, "
+        f"learn_sigma={run.learned_variance})"
     )
     return (f"{call}.load_state_dict(torch.load(PATH)) reads it.",)
 
@@ -243,7 +243,6 @@ def write_diffusers(
     """Write a DiTTransformer2DModel and its scheduler into an empty folder; as write_original."""
     config = network_of(run)
     described, state = to_diffusers(config, plain(weights), square(shape))
-    learned = config.out_channels == 2 * config.in_channels
     name, scheduler, notes = schedule_settings(run)
     scheduler = {"_class_name": name, "_diffusers_version": VERSION, **scheduler}
     files = {
@@ -253,21 +252,19 @@ def write_diffusers(
     }
     write_files(folder, files)
     call = 'DiTTransformer2DModel.from_pretrained(FOLDER, subfolder="transformer") reads it'
-    return (f"{call}. {_pipeline_words(run, learned)}", *notes)
+    return (f"{call}. {_pipeline_words(run)}", *notes)
 
 
-def _pipeline_words(run: Run, learned: bool) -> str:
+def _pipeline_words(run: Run) -> str:
     """What diffusers' DiTPipeline makes of it, which takes more for granted than the network."""
     config = network_of(run)
-    why_not = [
-        *(["draws latents, and this run pixels"] if config.in_channels in PIXELS else []),
-        *(["takes class 1000 for none"] if config.classes != CLASSES else []),
-        *(["leaves a learned variance out, which the scheduler wants"] if learned else []),
-    ]
-    if config.in_channels in PIXELS or learned:
+    why_not = ["draws latents, and this run pixels"] if config.in_channels in PIXELS else []
+    why_not += ["leaves out the learned variance that the scheduler wants"] * run.learned_variance
+    if why_not:
         return f"diffusers' DiTPipeline does not draw by it: it {' and '.join(why_not)}."
-    limit = f" It {why_not[0]}: guidance_scale=1 there." if why_not else ""
-    return f"A DiTPipeline is made of that, the scheduler and an AutoencoderKL.{limit}"
+    words = "A DiTPipeline is made of that, the scheduler and an AutoencoderKL."
+    limit = f" It takes class {CLASSES} for none: guidance_scale=1 there."
+    return words if config.classes == CLASSES else words + limit
 
 
 def network_of(run: Run) -> DiTConfig:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..assembly import batches, held_out_batch, level_log_snr, splits_of
-from ..classification import NoisyClassifier, scores_by_level
+from ..classification import LevelScore, NoisyClassifier, scores_by_level
 from ..codec import Pixels
 from ..conditions import cond_of
 from ..config import ClassifierRun
@@ -107,11 +107,16 @@ class Classifying:
         x0 = Pixels().encode(images)
         return x0.to(device), data.labels[:512].to(device), eps.to(device)
 
+    def _scores(
+        self, model: nn.Module, x0: Tensor, labels: Tensor, eps: Tensor
+    ) -> list[LevelScore]:
+        ratios = reached(self.run.process)
+        return scores_by_level(model, x0, labels, ratios, eps)  # type: ignore[arg-type]
+
     def show(self, model: nn.Module, quick: bool) -> Shown | None:
         """Images as the classifier sees them, a noise level a row, with its accuracy there."""
         x0, labels, eps = self._held()
-        ratios = reached(self.run.process)
-        scores = scores_by_level(model, x0, labels, ratios, eps)  # type: ignore[arg-type]
+        scores = self._scores(model, x0, labels, eps)
         few = torch.linspace(0, len(x0) - 1, COLUMNS).long()
         seen = []
         for score in scores:
@@ -122,9 +127,7 @@ class Classifying:
         return Shown(torch.cat(seen).cpu(), COLUMNS, names, facts)
 
     def finish(self, state: TrainState) -> list[str]:
-        x0, labels, eps = self._held()
-        ratios = reached(self.run.process)
-        scores = scores_by_level(state.average, x0, labels, ratios, eps)  # type: ignore[arg-type]
+        scores = self._scores(state.average, *self._held())
         rows = [{"ratio": s.ratio, "accuracy": s.accuracy, "nats": s.cross_entropy} for s in scores]
         append_metrics(self.parts.folder, {"kind": "accuracy", "step": state.step, "levels": rows})
         words = ", ".join(f"{s.accuracy:.1%} at {s.ratio:g}" for s in scores)
