@@ -6,9 +6,11 @@ from torch import Tensor
 
 from conftest import f64, normal
 from sfumato.covering import density_coverage, precision_recall
+from sfumato.data import generator_at
 from sfumato.measuring import (
     Moments,
     _parts,
+    _variance_of_draw,
     frechet,
     frechet_estimate,
     inside,
@@ -78,11 +80,29 @@ def test_of_many_held_out_as_many_are_expected_as_are_called_copies():
 
 def test_the_kernel_distances_error_is_never_below_that_of_its_subsets():
     """Of many images and few subsets the mean over the subsets is the less certain part."""
-    pairs = [(normal(4000, 2, seed=s), normal(4000, 2, seed=500 + s) + 1) for s in range(60)]
+    pairs = [(normal(1500, 2, seed=s), normal(1500, 2, seed=500 + s) + 1) for s in range(60)]
     found = [kernel_distance(*pair, subsets=4, size=20) for pair in pairs]
     values = f64(*(each.mean for each in found))
     told = f64(*(each.error for each in found)).mean().item()
     assert told == pytest.approx(values.std().item(), rel=0.35)
+
+
+@pytest.mark.parametrize("sizes", [(60, 600), (600, 60)])
+def test_the_kernel_distances_error_counts_either_set_by_its_own_size(sizes):
+    """Over 60 draws of sets that are apart, where one is ten times the other."""
+    found = [
+        kernel_distance(normal(sizes[0], 3, seed=s), normal(sizes[1], 3, seed=500 + s) + 0.8, 40)
+        for s in range(60)
+    ]
+    told = sum(each.error for each in found) / len(found)
+    assert told == pytest.approx(f64(*(each.mean for each in found)).std().item(), rel=0.25)
+
+
+def test_the_variance_of_a_draw_is_the_jackknifes_that_leaves_each_image_out():
+    first, second = normal(7, 3), normal(5, 3, seed=1)
+    without = f64(*(mmd(first[torch.arange(7) != i], second) for i in range(7)))
+    wanted = 6 * without.var(correction=0).item()
+    assert _variance_of_draw(first, second, generator_at(0)) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(

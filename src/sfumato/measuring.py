@@ -21,6 +21,7 @@ from torch import Tensor
 from .data import generator_at
 
 AT_ONCE = 1000  # rows of a table of distances that is never held whole
+MANY = 2000  # images from which the variance of a draw is known well enough
 BLOCKS = 20  # of images that are left out in turn
 COPY = 0.01  # of the held-out images are as near to a training image as what is called a copy
 SAME = 1e-4  # of the median distance: no distance, but for the rounding of features
@@ -208,9 +209,9 @@ def kernel_distance(
 ) -> Estimate:
     """The mean of mmd over random subsets of `size` images of either set: KID on other features.
 
-    The size is at most half of the smaller set, of n. The error is the jackknife's that leaves
-    n - size images out at a time, sd sqrt(size / (n - size)), with that of so few subsets, sd /
-    sqrt(subsets): too large rather than too small where both sets are of one source.
+    The size is at most half of the smaller set. The error is that of the draw of either set, by
+    the jackknife that leaves one image out of mmd, with that of so few subsets, their sd /
+    sqrt(subsets). It is up to sqrt(2) times too large where both sets are of one source.
 
     Raises: ValueError for fewer than 4 images of either set.
     """
@@ -223,8 +224,28 @@ def kernel_distance(
         for _ in range(subsets)
     ]
     all_of_them = torch.tensor(values, dtype=torch.float64)
-    error = all_of_them.std().item() * sqrt(size / (least - size) + 1 / subsets)
+    of_draws = _variance_of_draw(first, second, dice) + _variance_of_draw(second, first, dice)
+    error = sqrt(of_draws + all_of_them.var().item() / subsets)
     return Estimate(all_of_them.mean().item(), error)
+
+
+def _variance_of_draw(images: Tensor, others: Tensor, dice: torch.Generator) -> float:
+    """The variance that another draw of the N images gives mmd: the jackknife's.
+
+    (N - 1) / N sum_i (mmd without i - their mean)^2 is 4 / (N - 1) times the variance over i of
+    sum_j k(x_i, x_j) / (N - 2), j other than i, - mean_j k(x_i, y_j). Of at most MANY images.
+    """
+    some, rest = (
+        one[torch.randperm(len(one), generator=dice)[:MANY]].double() for one in (images, others)
+    )
+    within = _sums(some, some) - (some.square().mean(1) + 1) ** 3
+    pull = within / (len(some) - 2) - _sums(some, rest) / len(rest)
+    return 4 * pull.var(correction=0).item() / (len(some) - 1) * len(some) / len(images)
+
+
+def _sums(first: Tensor, second: Tensor) -> Tensor:
+    """(N,) sum_j k(x_i, y_j)."""
+    return torch.cat([_kernel(part, second).sum(1) for part in first.split(AT_ONCE)])
 
 
 # --- neighbours

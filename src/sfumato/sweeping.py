@@ -10,7 +10,8 @@ judged by the quality of what they draw.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, nan, sqrt
+from math import comb, inf, nan, sqrt
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ CHECK = DPMSolverPP2M()  # another way to the same solution: how far apart they 
 CHECKED = 8  # images that the floor is of
 GRIDS_EACH = 2  # of a solver that are judged on new noise; the better one counts
 MANY = 15  # calls from which the whole range of noise comes first
-CLEAR = 2.0  # standard errors from which a difference is one
+WRONG = 0.05  # of sweeps may call a solver clearly worse that is not
 TINY = 1e-30  # of a squared distance: below it lies no float32's rounding
 NOISY = {  # solvers that add noise, and whose grid and steps each takes
     "ddpm-large": "ddim",
@@ -217,14 +218,21 @@ def nearest(rows: Sequence[Row]) -> list[Row]:
 
 
 def ties(rows: Sequence[Row]) -> list[Row]:
-    """The rows after the first, of those of nearest, that these images can't tell from it."""
-    return [row for row in rows[1:] if not is_farther(row.squares, rows[0].squares)]
+    """The rows after the first, of those of nearest, that these images can't tell from it.
+
+    The first was picked by the same images, so that any pair could have been looked at.
+    """
+    pairs = comb(len(rows), 2)
+    return [row for row in rows[1:] if not is_farther(row.squares, rows[0].squares, pairs)]
 
 
-def is_farther(squares: Tensor, others: Tensor) -> bool:
+def is_farther(squares: Tensor, others: Tensor, looks: int = 1) -> bool:
     """Whether squared distances (images,) are clearly larger than others' of the same images.
 
-    Of them or of their logarithms, whose mean no single image decides.
+    Of them or of their logarithms, whose mean no single image decides. looks: at how many such
+    pairs one looks; the more, the larger a gap is found by chance (Bonferroni's bound).
     """
+    clear = NormalDist().inv_cdf(1 - WRONG / (2 * looks))  # standard errors; 2 gaps a look
+    clear += (clear**3 + clear) / (4 * max(1, len(squares) - 1))  # Student's t, to first order
     gaps = (squares - others, squares.clamp(min=TINY).log() - others.clamp(min=TINY).log())
-    return any(bool(gap.mean() > CLEAR * gap.std() / sqrt(len(gap))) for gap in gaps)
+    return any(bool(gap.mean() > clear * gap.std() / sqrt(len(gap))) for gap in gaps)
