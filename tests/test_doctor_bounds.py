@@ -312,8 +312,11 @@ def test_a_rate_is_bounded_by_the_width_and_from_below() -> None:
     assert told(check_rate(with_rate(1.5 / width))) == [("lr-high", "risk")]
     assert told(check_rate(with_rate(1.51 / width))) == [("lr-high", "wrong")]
     assert facts(check_rate(with_rate(2 / width)))["better"] == pytest.approx(0.064 / width)
-    assert told(check_rate(with_rate(1e-5))) == []
-    assert told(check_rate(with_rate(0.99e-5))) == [("lr-low", "risk")]
+    assert told(check_rate(with_rate(1e-3 / width))) == []
+    assert told(check_rate(with_rate(0.99e-3 / width))) == [("lr-low", "risk")]
+    wide = replace(DIGITS, network=replace(DIGITS.network, channels=256))
+    slow = [replace(wide, train=replace(wide.train, lr=lr)) for lr in (1e-5, 0.99e-5)]
+    assert [told(check_rate(run)) for run in slow] == [[], [("lr-low", "risk")]]
 
 
 def test_the_width_is_that_of_the_first_level_whatever_it_is_called() -> None:

@@ -321,7 +321,7 @@ CHINESE: dict[str, tuple[str, str, str]] = {
     ),
     "lr-low": (
         "学习率 {lr:g}。",
-        "这是微调用的；从头训练，多大的预算也学不到东西。",
+        "这是微调用的；从头训练时，通常的预算内几乎学不到东西。",
         "`{train} --lr 1e-3`",
     ),
     "noise-stuck": (

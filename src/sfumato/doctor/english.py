@@ -344,7 +344,7 @@ ENGLISH: dict[str, tuple[str, str, str]] = {
     ),
     "lr-low": (
         "A learning rate of {lr:g}.",
-        "That is for fine-tuning; from scratch nothing is learned in any budget.",
+        "That is for fine-tuning; from scratch next to nothing is learned in any usual budget.",
         "`{train} --lr 1e-3`",
     ),
     "noise-stuck": (

@@ -15,6 +15,7 @@ from .process import known
 
 FAST_RISK, FAST_WRONG = 0.5, 1.5  # rate times width; the recipes that were trained have up to 0.26
 SLOW = 1e-5  # rate: of fine-tuning, not of training
+SLOW_FOR_WIDTH = 1e-3  # rate times width; DDPM's least, on 256 pixels, is 2.6e-3 (from memory)
 DAY = 86_400.0
 FEW_STEPS = 300  # from scratch: blots until then (the demo says so below 500)
 BY_HEART = 1_000.0  # passes over the images times weights a pixel, beyond which they are learned
@@ -37,7 +38,7 @@ def check_rate(run: AnyRun) -> Iterator[Finding]:
     if width is not None and lr * width > FAST_RISK:
         severity = WRONG if lr * width > FAST_WRONG else RISK
         yield found("lr-high", severity, lr=lr, width=width, better=0.064 / width)
-    if lr < SLOW:
+    if lr < SLOW or (width is not None and lr * width < SLOW_FOR_WIDTH):
         yield found("lr-low", RISK, lr=lr)
 
 
