@@ -261,6 +261,7 @@ PLANTED = [
     own("rates-off", "rates of half the size", Halved()),
     typed("level-narrow", "digits", "network.noise_scale=1"),
     typed("level-wide", "digits_ddpm", "network.noise_scale=250"),
+    typed("level-log", "unet2d_mnist", "network.fourier=true"),
     typed("level-raw", "four_conv_mnist", "network.noise_scale=1"),
     typed(
         "level-table", "digits_ddpm", "data.labels=false network=PulferUNetConfig network.steps=300"

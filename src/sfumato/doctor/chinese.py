@@ -187,6 +187,11 @@ CHINESE: dict[str, tuple[str, str, str]] = {
         "直接送入步数，比旁边的像素大几百倍，把像素淹没了。",
         "水平为 0 到 1000 时：`{train} network.noise_scale=0.001`",
     ),
+    "level-log": (
+        "{network} 要对噪声水平取对数，而水平是 {low:.4g} 到 {high:.4g}。",
+        "0 或负数没有对数，损失会变成 NaN。fourier=True 要的是噪声的 sigma 本身。",
+        "`{train} network.fourier=false`",
+    ),
     "level-untold": (
         "无论告诉 {network} 什么噪声水平，回答都一样。",
         "它只能从图像猜有多少噪声，会把小噪声当作细节，或把细节当作噪声。",

@@ -201,6 +201,11 @@ ENGLISH: dict[str, tuple[str, str, str]] = {
         "Raw step numbers are hundreds of times as large as the pixels beside them.",
         "`{train} network.noise_scale=0.001` for levels of 0 to 1000",
     ),
+    "level-log": (
+        "{network} takes the logarithm of noise levels that reach from {low:.4g} to {high:.4g}.",
+        "It is none of 0 or less: the loss is NaN. fourier=True wants the noise's sigma itself.",
+        "`{train} network.fourier=false`",
+    ),
     "level-untold": (
         "{network} gives the same answer whatever noise level it is told.",
         "It has to guess from the image how noisy it is, and takes small noise for detail, or "

@@ -139,6 +139,9 @@ def _check_levels(run: Run, way: Parameterization) -> Iterator[Finding]:
     elif type(run.network) in IN_UNITS:
         if max(abs(low), abs(high)) > 3:
             yield found("level-raw", WRONG, **seen)
+    elif getattr(run.network, "fourier", False):
+        if not low > 0:
+            yield found("level-log", WRONG, **seen)
     elif high - low < SINUSOIDS[0]:
         yield found("level-narrow", WRONG, wanted=1000 / (high - low) * scale, **seen)
     elif high - low > SINUSOIDS[1]:
