@@ -94,7 +94,8 @@ def test_a_command_draws_by_the_sampler_that_was_measured(swept, record):
     sampling = sampling_with(loaded.run.sampling, args)
     assert (sampling.steps, sampling.guidance) == (best["steps"], 1.0)
     denoiser = wrapped(loaded.denoiser, sampling, loaded.conditions)
-    count = record["images"]
+    count = record["images"]["1"]
+    assert record["images"].keys() == record["reference_steps"].keys() == record["floor"].keys()
     cond = rows_of(asked_of(loaded, count), slice(None), CPU)
     noise = noise_of(loaded, JUDGE_SEED, count)
     pairs = converged(denoiser, noise, cond, 8, AT_ONCE)

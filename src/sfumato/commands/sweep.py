@@ -349,8 +349,8 @@ def rows_record(loaded: Loaded, rows: Sequence[Row]) -> list[dict[str, Any]]:
 def record_of(
     loaded: Loaded, swept: Sequence[Swept], judge: Judge | None, taken: float
 ) -> dict[str, Any]:
-    """sweep.json."""
-    plan, least = swept[0].plan, {f"{part.guidance:g}": part.floor for part in swept}
+    """sweep.json. What the time left decides, or the guidance, is by guidance."""
+    parts = {f"{part.guidance:g}": part for part in swept}
     return {
         "made_by": "sfumato sweep",
         "run": loaded.folder.name,
@@ -359,11 +359,12 @@ def record_of(
         "precision": loaded.precision,
         "clipped": loaded.run.sampling.clipped,
         "measure": "root mean square distance, as they are diffused, to the images of "
-        f"{REFERENCE} in {plan.steps} steps of Karras' grid from the same noise",
-        "images": plan.judge,
-        "seeds": [JUDGE_SEED, plan.judge],
-        "check": f"{CHECK} in as many steps ends this far from it, by guidance",
-        "floor": least,
+        f"{REFERENCE} on Karras' grid, in reference_steps, from the same noise",
+        "reference_steps": {scale: part.plan.steps for scale, part in parts.items()},
+        "images": {scale: part.plan.judge for scale, part in parts.items()},
+        "seed": JUDGE_SEED,
+        "check": f"{CHECK} in as many steps ends this far from it",
+        "floor": {scale: part.floor for scale, part in parts.items()},
         "seconds": round(taken, 1),
         "quality": None if judge is None else judge.record(),
         "own": [row_record(loaded, part.own) for part in swept if part.own is not None],
