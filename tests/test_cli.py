@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -281,6 +282,21 @@ def test_labels_by_name_and_number(sfumato, tmp_path):
     assert read_settings(tmp_path / "runs/digits/drawn/samples.png")["labels"] == [7, 7, 3, 3]
     with pytest.raises(SystemExit, match="no class '11'"):
         sfumato("sample", "last", "--label", "11")
+
+
+def test_a_few_images_are_of_all_classes_in_turn_unless_one_is_asked_for(sfumato, tmp_path):
+    sfumato("train", "digits", "--steps", "1", *TINY)
+
+    def labels_of(*words):
+        sfumato("sample", "last", "--no-film", "--steps", "1", "--out", "drawn", *words)
+        labels = read_settings(tmp_path / "drawn" / "samples.png")["labels"]
+        shutil.rmtree(tmp_path / "drawn")
+        return labels
+
+    assert labels_of("--count", "10") == list(range(10))
+    assert labels_of("--seeds", "3,5,8") == [0, 1, 2]
+    assert labels_of("--count", "2", "--label", "7") == [7, 7]
+    assert labels_of("--count", "3", "--label", "7,3") == [7, 3, 7]
 
 
 def test_image_k_depends_on_its_own_seed_only(sfumato, tmp_path):
