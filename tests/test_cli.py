@@ -284,6 +284,24 @@ def test_labels_by_name_and_number(sfumato, tmp_path):
         sfumato("sample", "last", "--label", "11")
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_drawn(
+    sfumato, tmp_path, monkeypatch
+):
+    """And one that was made is gone again where drawing fails."""
+    sfumato("train", "digits", "--steps", "1", *TINY)
+    (tmp_path / "file").write_text("")
+
+    def fail(*rest):
+        raise ValueError("drawing has begun")
+
+    monkeypatch.setattr("sfumato.commands.sample.draw_with_progress", fail)
+    with pytest.raises(SystemExit, match=r"could not make file/new.*another folder by --out"):
+        sfumato("sample", "last", "--out", "file/new")
+    with pytest.raises(SystemExit, match="drawing has begun"):
+        sfumato("sample", "last", "--out", "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_few_images_are_of_all_classes_in_turn_unless_one_is_asked_for(sfumato, tmp_path):
     sfumato("train", "digits", "--steps", "1", *TINY)
 

@@ -1,7 +1,8 @@
 """sfumato sample: pictures and a film from a finished run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,14 +132,35 @@ def run_sample(args: Sample) -> None:
             f"{sampling.solver}, {sampling.steps} steps, guidance {sampling.guidance:g}"
         )
         loaded.tell_moved(reporter.say)
-        images = draw_with_progress(loaded, order, sampling, args.batch, reporter)
-        out = new_folder(wanted.parent, wanted.name)
-        write_grid(images, order, loaded, sampling, out / "samples.png", args.columns)
-        if args.files:
-            write_files(images, order, loaded, sampling, out)
-        if args.film:
-            make_film(loaded, sampling, out / "film.webp", order)
+        with folder_of_pictures(wanted) as out:
+            images = draw_with_progress(loaded, order, sampling, args.batch, reporter)
+            write_grid(images, order, loaded, sampling, out / "samples.png", args.columns)
+            if args.files:
+                write_files(images, order, loaded, sampling, out)
+            if args.film:
+                make_film(loaded, sampling, out / "film.webp", order)
         reporter.say(f"Written to {out}. What a picture is: sfumato info {out / 'samples.png'}")
+
+
+@contextmanager
+def folder_of_pictures(wanted: Path) -> Iterator[Path]:
+    """A new folder, made before an hour of drawing; gone again where nothing came into it.
+
+    Raises: OSError, saying what to do, where it can't be made.
+    """
+    try:
+        out = new_folder(wanted.parent, wanted.name)
+    except OSError as error:
+        told = error.strerror or str(error)
+        raise OSError(
+            error.errno,
+            f"could not make {wanted} for the pictures: {told}. Give another folder by --out",
+        ) from error
+    try:
+        yield out
+    finally:
+        if not any(out.iterdir()):
+            out.rmdir()
 
 
 def sampling_asked(args: Sample, loaded: Loaded) -> tuple[SamplingConfig, list[str]]:
