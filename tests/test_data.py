@@ -66,6 +66,17 @@ def test_folders_named_train_and_test_choose_the_split(tmp_path):
         load(source / "train", split="test")
 
 
+def test_class_folders_that_are_no_utf_8_get_names_that_can_be_written(tmp_path):
+    """The folder of them all is refused: run.json keeps its path, and must find it again."""
+    odd = os.fsdecode(b"caf\xe9")
+    files = {f"pets/{odd}/1.png": png(1), "pets/dog/1.png": png(2)}
+    data = load(as_folder(tmp_path / "x", files) / "pets")
+    assert data.class_names == ("caf%dce9", "dog")
+    assert values(data) == [1, 2]
+    with pytest.raises(ValueError, match=r"caf\\udce9' is not UTF-8"):
+        load(tmp_path / "x" / "pets" / odd)
+
+
 @pytest.mark.parametrize(
     ("train", "test"),
     [("train", "test1"), ("train2017", "val2017"), ("Train_Images", "test-set"), ("train", "eval")],
