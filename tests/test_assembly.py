@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfumato.assembly import build, loss_of, settle, splits_of
+from sfumato.assembly import build, loss_of, lost_classes, settle, splits_of
 from sfumato.codec import Pixels
+from sfumato.commands.train import print_plan
 from sfumato.conditions import Labels, Nothing
 from sfumato.config import SamplingConfig
 from sfumato.devices import Trial, emulates_bf16, faster_precision, pick_device
@@ -21,6 +22,7 @@ from sfumato.process import Karras
 from sfumato.recipes import RECIPES
 from sfumato.solvers import DPMSolverPP2M
 from sfumato.tasks import Parts, settle_precision, task, task_of
+from sfumato.trainer import Trainer
 from tiny import CPU, images, parts, run
 
 
@@ -77,6 +79,48 @@ def test_what_is_held_out_is_not_looked_at_to_settle_a_run():
     assert unseen.sum() == 10
     brighter = torch.where(unseen[:, None, None, None], 255, data.images)
     assert settle(recipe, replace(data, images=brighter)).parameterization.sigma_data == sigma
+
+
+def of_classes(*counts):
+    """So many images of each of the classes a, b, ..."""
+    data, labels = images(sum(counts)), torch.arange(len(counts))
+    names = tuple("abcdefghi"[: len(counts)])
+    return replace(data, labels=labels.repeat_interleave(torch.tensor(counts)), class_names=names)
+
+
+def test_a_class_of_which_nothing_is_trained_on_is_told_of():
+    """The only image of b is held out; of c there is none anywhere."""
+    data, config = of_classes(5, 1, 0, 24), run().data
+    splits = splits_of(replace(config, held_out=3), data)
+    assert splits.held_out.labels.tolist().count(1) == 1
+    words = lost_classes(run(), splits)
+    assert words.startswith("2 of 4 classes have no image to train on: ")
+    assert "b (1 held back from training), c (none was read)." in words
+    whole = splits_of(replace(config, held_out=0), of_classes(4, 1, 25))
+    assert lost_classes(run(), whole) == ""
+
+
+def test_many_lost_classes_are_counted_and_five_of_them_named():
+    words = lost_classes(run(), splits_of(run().data, of_classes(25, 0, 0, 0, 0, 0, 0, 5)))
+    assert words.startswith("6 of 8 classes")
+    assert "f (none was read) and 1 more." in words
+
+
+def test_what_has_no_classes_has_lost_none():
+    splits = splits_of(run().data, of_classes(25, 0))
+    without = replace(run(), network=replace(run().network, classes=0))
+    assert lost_classes(without, splits) == ""
+    assert lost_classes(run(), replace(splits, train=replace(splits.train, labels=None))) == ""
+
+
+def test_training_warns_of_a_lost_class_and_so_does_its_plan(tmp_path, capsys):
+    data = of_classes(30, 0)
+    settled = settle(run(steps=1), data)
+    Trainer(settled, data, CPU, quiet=True).start(None, tmp_path / "run")
+    assert "classes have no image" in (tmp_path / "run" / "log.txt").read_text()
+    capsys.readouterr()
+    print_plan(settled, data, CPU)
+    assert "classes have no image" in capsys.readouterr().out
 
 
 def test_weights_depend_on_the_seed_alone():

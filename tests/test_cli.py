@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -281,6 +282,39 @@ def test_labels_by_name_and_number(sfumato, tmp_path):
     assert read_settings(tmp_path / "runs/digits/drawn/samples.png")["labels"] == [7, 7, 3, 3]
     with pytest.raises(SystemExit, match="no class '11'"):
         sfumato("sample", "last", "--label", "11")
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_drawn(
+    sfumato, tmp_path, monkeypatch
+):
+    """And one that was made is gone again where drawing fails."""
+    sfumato("train", "digits", "--steps", "1", *TINY)
+    (tmp_path / "file").write_text("")
+
+    def fail(*rest):
+        raise ValueError("drawing has begun")
+
+    monkeypatch.setattr("sfumato.commands.sample.draw_with_progress", fail)
+    with pytest.raises(SystemExit, match=r"could not make file/new.*another folder by --out"):
+        sfumato("sample", "last", "--out", "file/new")
+    with pytest.raises(SystemExit, match="drawing has begun"):
+        sfumato("sample", "last", "--out", "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_few_images_are_of_all_classes_in_turn_unless_one_is_asked_for(sfumato, tmp_path):
+    sfumato("train", "digits", "--steps", "1", *TINY)
+
+    def labels_of(*words):
+        sfumato("sample", "last", "--no-film", "--steps", "1", "--out", "drawn", *words)
+        labels = read_settings(tmp_path / "drawn" / "samples.png")["labels"]
+        shutil.rmtree(tmp_path / "drawn")
+        return labels
+
+    assert labels_of("--count", "10") == list(range(10))
+    assert labels_of("--seeds", "3,5,8") == [0, 1, 2]
+    assert labels_of("--count", "2", "--label", "7") == [7, 7]
+    assert labels_of("--count", "3", "--label", "7,3") == [7, 3, 7]
 
 
 def test_image_k_depends_on_its_own_seed_only(sfumato, tmp_path):

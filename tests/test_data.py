@@ -66,6 +66,57 @@ def test_folders_named_train_and_test_choose_the_split(tmp_path):
         load(source / "train", split="test")
 
 
+def test_class_folders_that_are_no_utf_8_get_names_that_can_be_written(tmp_path):
+    """The folder of them all is refused: run.json keeps its path, and must find it again."""
+    odd = os.fsdecode(b"caf\xe9")
+    files = {f"pets/{odd}/1.png": png(1), "pets/dog/1.png": png(2)}
+    data = load(as_folder(tmp_path / "x", files) / "pets")
+    assert data.class_names == ("caf%dce9", "dog")
+    assert values(data) == [1, 2]
+    with pytest.raises(ValueError, match=r"caf\\udce9' is not UTF-8"):
+        load(tmp_path / "x" / "pets" / odd)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("train", "test1"), ("train2017", "val2017"), ("Train_Images", "test-set"), ("train", "eval")],
+)
+def test_folders_named_almost_train_and_test_do_too(tmp_path, train, test):
+    """Those of Kaggle's cats and dogs, of COCO, and the like."""
+    files = {f"{train}/1.png": png(1), f"{train}/2.png": png(2), f"{test}/3.png": png(3)}
+    data = load(as_folder(tmp_path, files))
+    assert (values(data), data.labels, data.class_names) == ([1, 2], None, ())
+    names = ", ".join(sorted((train.lower(), test.lower())))
+    assert data.notes == (f"Of its folders {names} only {train.lower()} was read.",)
+    assert values(load(tmp_path, split="test")) == [3]
+
+
+def test_parts_beside_other_folders_are_classes_and_that_is_told(tmp_path):
+    files = {f"{name}/1.png": png(k) for k, name in enumerate(("extra", "test1", "train"))}
+    data = load(as_folder(tmp_path, files))
+    assert data.class_names == ("extra", "test1", "train")
+    assert "folders test1, train look like parts" in data.notes[0]
+    assert "3 in all: give the folder train alone" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("folders", "told"),
+    [
+        (("train", "plane"), False),
+        (("train", "valley"), False),
+        (("train1", "train2"), False),
+        (("trainA", "testA", "trainB", "testB"), True),
+    ],
+)
+def test_classes_that_are_called_as_a_part_is_are_classes(tmp_path, folders, told):
+    files = {f"{name}/1.png": png(k) for k, name in enumerate(folders)}
+    data = load(as_folder(tmp_path, files))
+    assert data.class_names == tuple(sorted(folders))
+    assert bool(data.notes) is told
+    with pytest.raises(ValueError, match="no test split"):
+        load(tmp_path, split="test")
+
+
 @KINDS
 def test_hidden_files_are_not_seen(tmp_path, make):
     hidden = {".DS_Store": b"x", "__MACOSX/1.png": png(), "pear/.thumbs/1.png": png(1)}

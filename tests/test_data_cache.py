@@ -151,7 +151,8 @@ def test_what_was_half_written_is_not_used_and_later_removed(folder, kept):
     path.rename(half)
     (half / MANIFEST).unlink()
     busy.mkdir()  # another process's, of this moment
-    os.utime(half, (1, 1))
+    for file in (*half.iterdir(), half):
+        os.utime(file, (1, 1))
     assert "Kept" in load(folder, size=8, cache=kept).notes[-1]
     assert sorted(kept.iterdir()) == sorted([busy, path])
 

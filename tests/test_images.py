@@ -167,20 +167,41 @@ def test_big_endian_16_bit():
     assert decode(encoded(image, "TIFF")).pixels.tolist() == [[0, 1, 255]]
 
 
-def test_wide_integers_go_by_their_range():
-    assert decode(tiff(np.array([[0, 255]], "<i4"), 32, 2)).pixels.tolist() == [[0, 255]]
-    deep = np.array([[0, 257, 65535]], "<i4")
-    assert decode(tiff(deep, 32, 2)).pixels.tolist() == [[0, 1, 255]]
-    with pytest.raises(ValueError, match="from -1 to 70000"):
-        decode(tiff(np.array([[-1, 70000]], "<i4"), 32, 2))
+@pytest.mark.parametrize("values", [[0, 255], [0, 65535], [-1, 70000]])
+@pytest.mark.parametrize(("bits", "kind", "dtype"), [(32, 1, "<u4"), (32, 2, "<i4")])
+def test_integers_of_32_bits_are_refused_whatever_is_in_them(values, bits, kind, dtype):
+    """By its own range [0, 255] would be 8 bits, and its darker neighbour as bright."""
+    data = tiff(np.array([values]).astype(dtype), bits, kind)
+    with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
+        decode(data)
 
 
-def test_floats_go_by_their_range():
-    assert decode(tiff(np.array([[0, 0.5, 1]], "<f4"), 32, 3)).pixels.tolist() == [[0, 128, 255]]
-    assert decode(tiff(np.array([[0, 1.2, 255]], "<f4"), 32, 3)).pixels.tolist() == [[0, 1, 255]]
-    for bad in (-0.5, 256, np.nan):
-        with pytest.raises(ValueError, match="float values"):
-            decode(tiff(np.array([[0, bad]], "<f4"), 32, 3))
+def test_signed_integers_of_16_bits_are_refused():
+    with pytest.raises(ValueError, match="signed integers"):
+        decode(tiff(np.array([[0, 32767]], "<i2"), 16, 2))
+
+
+def test_a_dark_image_stays_as_dark_as_its_neighbours():
+    """16 bits, and floats: half the values are half the light, wherever the brightest lies."""
+    bright, dark = np.array([[0, 40000]], "<u2"), np.array([[0, 200]], "<u2")
+    assert [pixel_row(encoded(Image.fromarray(v), "TIFF")) for v in (bright, dark)] == [
+        [0, 156],
+        [0, 1],
+    ]
+    assert pixel_row(tiff(np.array([[0, 0.5, 1]], "<f4"), 32, 3)) == [0, 128, 255]
+    assert pixel_row(tiff(np.array([[0, 0.1, 0.2]], "<f4"), 32, 3)) == [0, 26, 51]
+
+
+def pixel_row(data):
+    (row,) = decode(data).pixels.tolist()
+    return row
+
+
+@pytest.mark.parametrize("bad", [-0.5, 1.2, 255, 256, np.nan])
+def test_floats_beyond_0_and_1_are_refused(bad):
+    """Were 255 taken for white here, a neighbour of at most 1 would be 255 times too bright."""
+    with pytest.raises(ValueError, match=r"float values .* save it from 0 to 1, or as 8 bits"):
+        decode(tiff(np.array([[0, bad]], "<f4"), 32, 3))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])

@@ -1,7 +1,11 @@
 """The codec of an autoencoder: standardised, saved, found again, installed in a run, and cached."""
 
+import errno
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -318,4 +322,60 @@ def test_an_interrupted_encoding_leaves_no_cache(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         encode_all(halves(), pictures(), tmp_path, "k", interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def with_free(monkeypatch, size):
+    usage = SimpleNamespace(free=size)
+    monkeypatch.setattr("sfumato.latent_cache.shutil.disk_usage", lambda path: usage)
+
+
+def test_latents_that_the_disk_has_no_room_for_are_refused_before_any_is_encoded(
+    tmp_path, monkeypatch
+):
+    """5 images of (2, 4, 3) float16 are 240 bytes, and with their mirror images 480."""
+    codec = halves()
+    with_free(monkeypatch, 480)
+    monkeypatch.setattr("sfumato.latent_cache.SHARE", 0.5)
+    assert encode_all(codec, pictures(), tmp_path, "k").shape == (5, 2, 4, 3)
+    with pytest.raises(ValueError, match="--flip they take half") as caught:
+        encode_all(codec, pictures(), tmp_path, "k", flips=True)
+    for word in ("5 images", "0.0 MB", "0.0 MB free", str(tmp_path), "SFUMATO_HOME", "--limit"):
+        assert word in str(caught.value)
+    assert codec.model.calls == 1
+    assert "0.0 MB are in" not in str(caught.value)
+
+
+def test_what_lies_half_written_is_named_where_there_is_no_room(tmp_path, monkeypatch):
+    half = tmp_path / ".unfinished-abc-1"
+    half.mkdir()
+    (half / "latents.npy").write_bytes(bytes(700_000))
+    with_free(monkeypatch, 0)
+    with pytest.raises(ValueError, match=r"0\.7 MB are in .*unfinished-abc-1"):
+        encode_all(halves(), pictures(), tmp_path, "k")
+
+
+def test_a_killed_encoding_is_removed_and_one_that_goes_on_is_not(tmp_path):
+    """Hours pass over one file, whose folder says when it was begun."""
+    killed, busy = (tmp_path / f".unfinished-{name}" for name in ("killed-1", "busy-2"))
+    for folder in (killed, busy):
+        folder.mkdir()
+        (folder / "latents.npy").write_bytes(b"half")
+        os.utime(folder, (1, 1))
+    os.utime(killed / "latents.npy", (1, 1))
+    encode_all(halves(), pictures(), tmp_path, "k")
+    assert (killed.exists(), busy.exists()) == (False, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_fills_up_meanwhile_is_told_with_the_file(tmp_path, monkeypatch):
+    """/dev/full refuses every write, as a full disk does; a map of a file would be a signal."""
+
+    def on_the_full_disk(path, mode):
+        return open("/dev/full", mode)
+
+    monkeypatch.setattr("sfumato.latent_cache.open", on_the_full_disk, raising=False)
+    with pytest.raises(OSError, match=r"could not write .*latents\.npy") as caught:
+        encode_all(halves(), pictures(), tmp_path, "k")
+    assert caught.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from sfumato.networks import flops, parameter_count, table
+from sfumato.networks.attention import CrossAttention
+from sfumato.networks.sd_unet import SDUNetConfig
 from small_networks import CONV_ONLY, LABELLED, POINTS, SAME_CALL, TINY, batch
 
 # Configurations
@@ -68,6 +70,31 @@ def test_flops_of_attention_are_counted(side):
     n = side * side
     more = flops(attending.build(), (1, side, side)) - flops(CONV_ONLY.build(), (1, side, side))
     assert more == 2 * n * (8 * 24 + n * 8 + n * 8 + 8 * 8)
+
+
+READER = SDUNetConfig(
+    1, channels=8, multipliers=(1,), attention_at=(1,), groups=4, head_channels=8, context=5
+)
+
+
+@pytest.mark.parametrize("tokens", [1, 24])
+def test_the_table_of_a_network_that_reads_captions_adds_up(tokens):
+    network = READER.build()
+    rows = table(network, (1, 4, 6), context=5, tokens=tokens)
+    assert sum(row.parameters for row in rows) == parameter_count(network)
+    assert sum(row.flops for row in rows) == flops(network, (1, 4, 6), context=5, tokens=tokens)
+
+
+def test_each_token_of_a_caption_costs_its_key_its_value_and_a_look_from_every_pixel():
+    network, pixels = READER.build(), 4 * 6
+    attending = [module for module in network.modules() if isinstance(module, CrossAttention)]
+    readers = sum(module.to_k.in_features == 5 for module in attending)  # others see the image
+    short, long = (
+        sum(row.flops for row in table(network, (1, 4, 6), context=5, tokens=tokens))
+        for tokens in (3, 24)
+    )
+    assert readers > 1
+    assert long - short == (24 - 3) * readers * 2 * (2 * 5 * 8 + 2 * pixels * 8)
 
 
 @SAME_CALL

@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from sfumato.parsing import parse
 from sfumato.planning import fields_of
 from sfumato.recipes import RECIPES
 from sfumato.tasks import TASKS
+from sfumato.text import TextConfig
 
 DIGITS = [name for name, recipe in RECIPES.items() if recipe().data.source == "digits"]
 UNITS = {"": 1, " k": 1e3, " M": 1e6}
@@ -72,6 +74,16 @@ def test_costs_without_the_images_are_those_with_them(name):
     if isinstance(run, Run):
         assert cost.parameters == parameter_count(build(settled, torch.device("cpu")))
         assert cost.flops == flops(network, (1, 28, 28), settled.network.classes)
+
+
+def test_a_caption_counts_as_long_as_the_run_reads_it():
+    """Three lengths, evenly apart, cost as much more each; a run without captions reads none."""
+    run = RECIPES["emoji_text"]()
+    lengths = [cost_of(replace(run, text=TextConfig(max_tokens=n))).flops for n in (8, 16, 24)]
+    assert lengths[0] < lengths[1] == cost_of(run).flops
+    assert lengths[2] - lengths[1] == lengths[1] - lengths[0]
+    assert replace(run, network=replace(run.network, context=8)).caption == (8, 16)
+    assert RECIPES["digits"]().caption == (0, 0)
 
 
 def test_all_recipes_are_listed_in_80_columns_by_their_source(sfumato):

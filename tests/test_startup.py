@@ -1,7 +1,10 @@
 """Starting quickly: what is known without torch, what is imported late, how short the race is."""
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +77,23 @@ def test_a_skeleton_has_the_shapes_of_what_it_is_of():
 def test_a_name_of_nothing_is_refused(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError)):
+        check_names(command)
+
+
+@pytest.mark.parametrize("command", [Train("digits", data="FOLDER"), Train("FOLDER"), "out"])
+def test_a_folder_whose_name_is_no_utf_8_is_refused_by_its_name(command, tmp_path, monkeypatch):
+    """Its name can't be written into run.json, and was told as a codec's position 229."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path(os.fsdecode(b"caf\xe9"))
+    folder.mkdir()
+    if command == "out":
+        command = Train("digits", out=folder / "run")
+    else:
+        fields = {
+            name: str(folder) for name in ("source", "data") if vars(command)[name] == "FOLDER"
+        }
+        command = replace(command, **fields)
+    with pytest.raises(ValueError, match=r"caf\\udce9.* is not UTF-8.*: rename the"):
         check_names(command)
 
 

@@ -145,7 +145,8 @@ class Sample:
     ] = None
     """How many images, with seeds from 0; instead of --seeds."""
     label: Text = None
-    """A class by name or number, or several: 3 or cat,dog; default all in turn, a class a row."""
+    """A class by name or number, or several: 3 or cat,dog; default all: a class a row, or in turn
+    where the images make fewer rows."""
     columns: int = 10
     """Images a row of the grid."""
     sampler: Sampler = None

@@ -5,6 +5,7 @@ whole batch are drawn at once, so that cutting it into parts changes none of the
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .codec import Pixels
 from .conditions import Conditions, Labels, Nothing, cond_of
-from .config import ClassifierRun, DataConfig, NetworkConfig, Run
+from .config import AnyRun, ClassifierRun, DataConfig, NetworkConfig, Run
 from .consistency import at_progress
 from .console import reading
 from .data import ImageData, batch_indices, fingerprint, flip, flip_mask, generator_at, split
@@ -45,6 +46,35 @@ def splits_of(config: DataConfig, data: ImageData) -> Splits:
     held_out = min(config.held_out, len(data) // 10)
     train, held = split(data, held_out) if held_out else (data, None)
     return Splits(train, held, test)
+
+
+SHOWN = 5  # classes that a warning names
+
+
+def lost_classes(run: AnyRun, splits: Splits) -> str:
+    """A warning of the classes of which no image is trained on; empty where there are none.
+
+    A class of few images can fall wholly to the others: see data.split.
+    """
+    train = splits.train
+    if train.labels is None or not getattr(run.network, "classes", 0):
+        return ""
+    kept = [part.labels for part in (splits.held_out, splits.test) if part is not None]
+    away = Counter(label for labels in kept if labels is not None for label in labels.tolist())
+    lost = sorted(set(range(len(train.class_names))) - set(train.labels.tolist()))
+    if not lost:
+        return ""
+    told = [f"{train.class_names[k]} ({_where(away[k])})" for k in lost[:SHOWN]]
+    more = f" and {len(lost) - SHOWN:,} more" if len(lost) > SHOWN else ""
+    return (
+        f"{len(lost):,} of {len(train.class_names):,} classes have no image to train on: "
+        f"{', '.join(told)}{more}. The model learns nothing of them and can draw none. Add "
+        "images of them, hold fewer back (data.held_out=0, --test 0), or take them out of the data."
+    )
+
+
+def _where(held: int) -> str:
+    return f"{held:,} held back from training" if held else "none was read"
 
 
 def fitted(

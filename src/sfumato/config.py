@@ -145,6 +145,13 @@ class Run:
     def __post_init__(self) -> None:
         _check_precision(self.precision)
 
+    @property
+    def caption(self) -> tuple[int, int]:
+        """(features of a token, tokens) of a text that the network reads; zeros where none is."""
+        if self.text is None:
+            return 0, 0
+        return getattr(self.network, "context", 0), self.text.max_tokens
+
 
 @dataclass(frozen=True)
 class AutoencoderRun:

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,8 +78,14 @@ def room_for(cache: Path, size: int, most: int) -> bool:
 def clear_abandoned(cache: Path) -> None:
     """Remove what killed writers left; not what another process may be writing now."""
     for path in cache.glob(f"{TEMPORARY}*"):
-        if time.time() - path.stat().st_mtime > ABANDONED:
-            remove_tree(path)
+        with suppress(FileNotFoundError):  # another process finished it just now, or removed it
+            if time.time() - last_written(path) > ABANDONED:
+                remove_tree(path)
+
+
+def last_written(folder: Path) -> float:
+    """When the newest file in it was: a writer may take hours over one file."""
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def make_room(cache: Path, most: int) -> None:

@@ -3,7 +3,8 @@
     CACHE/NAME/{latents.npy, manifest.json}     NAME is a hash of codec, data and mirroring
 
 The file is written part by part, so that it may be larger than the memory, and read as a map of it.
-It appears whole or not at all, and is checked against its SHA-256 before it is used.
+It appears whole or not at all, and is checked against its SHA-256 before it is used. Where the disk
+has no room for it, that is said before the first image is encoded.
 """
 
 import hashlib
@@ -11,17 +12,21 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .disk import sync_folder
+from .disk import sync, sync_folder
+from .kept import clear_abandoned
 from .latents import LatentCodec, at_once
-from .storage import MANIFEST, TEMPORARY, DamagedError, write_file
+from .storage import MANIFEST, TEMPORARY, DamagedError, make_folders, naming, write_file
 
 LATENTS = "latents.npy"
+SHARE = 0.95  # of the free room that may be taken: other programs need some too
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -44,6 +49,8 @@ def encode_all(
 
     Returns float16 on the CPU, (N, c, h, w), or (2, N, c, h, w) with flips, images before mirror
     images. It maps the file: writing into it changes no file.
+
+    Raises: ValueError where the disk has no room for them.
     """
     digest = hashlib.sha256(
         repr((codec.fingerprint(), key, tuple(images.shape), flips)).encode()
@@ -56,8 +63,42 @@ def encode_all(
         aside = set_aside(folder)
         if say is not None:
             say(f"Damaged cache of latents: {error} It is {aside.name} now and made anew.")
+    make_folders(cache)
+    clear_abandoned(cache)
+    check_fits(cache, shape_of(codec, images, flips))
     write(folder, codec, images, flips, progress)
     return opened(folder)
+
+
+def shape_of(codec: LatentCodec, images: Tensor, flips: bool) -> tuple[int, ...]:
+    """(1 or 2, N, c, h, w) of the latents in the file; 2 with the mirror images."""
+    channels, height, width = images.shape[1:]
+    return (1 + flips, len(images), *codec.shape((channels, height, width)))
+
+
+def check_fits(cache: Path, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where the cache's disk has no room for float16 of this shape."""
+    needed, free = 2 * prod(shape), shutil.disk_usage(cache).free
+    if needed <= SHARE * free:
+        return
+    half = " Without --flip they take half." if shape[0] == 2 else ""
+    raise ValueError(
+        f"the latents of {shape[1]:,} images take {needed / 1e6:,.1f} MB, and the disk of {cache} "
+        f"has {free / 1e6:,.1f} MB free: free some, set SFUMATO_HOME to a folder on a larger disk, "
+        f"or train on fewer images (--limit).{half}{unfinished(cache)}"
+    )
+
+
+def unfinished(cache: Path) -> str:
+    """A sentence on what lies there half written; empty where nothing does."""
+    files = [file for path in cache.glob(f"{TEMPORARY}*") for file in path.iterdir()]
+    size = sum(file.stat().st_size for file in files)
+    if not size:
+        return ""
+    return (
+        f" {size / 1e6:,.1f} MB are in {files[0].parent}: remove that if no other run is encoding "
+        "images now."
+    )
 
 
 def write(
@@ -81,22 +122,29 @@ def write(
 def fill(
     path: Path, codec: LatentCodec, images: Tensor, flips: bool, progress: Progress | None
 ) -> None:
-    """Write the array of all latents, and see it onto the disk."""
-    n, (channels, height, width) = len(images), tuple(images.shape[1:])
-    shape = (1 + flips, n, *codec.shape((channels, height, width)))
-    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    done, total = 0, n * (1 + flips)
-    for side in range(1 + flips):
-        for start, part in zip(range(0, n, at_once(images)), images.split(at_once(images))):
-            latents = codec.encode(part.flip(-1) if side else part)
-            file[side, start : start + len(part)] = latents.half().cpu().numpy()
-            done += len(part)
-            if progress is not None:
-                progress(done, total)
-    file.flush()
-    del file
-    with open(path, "rb+") as written:
-        os.fsync(written.fileno())
+    """Write the array of all latents, and see it onto the disk.
+
+    Never through a map of the file: where another program takes the room meanwhile, a map ends the
+    process by a signal, and a write raises OSError.
+    """
+    n, done = len(images), 0
+    with naming(path), open(path, "wb") as file:
+        write_header(file, shape_of(codec, images, flips))
+        for side in range(1 + flips):
+            for part in images.split(at_once(images)):
+                latents = codec.encode(part.flip(-1) if side else part)
+                file.write(latents.half().cpu().numpy().tobytes())
+                done += len(part)
+                if progress is not None:
+                    progress(done, n * (1 + flips))
+    sync(path)
+
+
+def write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    """What .npy begins with, for float16."""
+    kind = np.lib.format.dtype_to_descr(np.dtype(np.float16))
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def opened(folder: Path) -> Tensor:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from .data.places import KNOWN, neighbours, spelt
+from .data.places import KNOWN, in_utf8, neighbours, spelt
 from .data.places import find as find_data
 from .typed import check_grid
 from .vocabulary import RECIPE_NAMES
@@ -54,6 +54,8 @@ def near_things(name: str, root: Path = Path("runs")) -> list[tuple[str, str]]:
 def check_names(command: Any) -> None:
     """Raise what the command would, where the run, recipe or data set it names is not there.
 
+    Or ValueError where a run's folder can't be called as --out says.
+
     Only what needs no import of torch to be known; the command looks again for itself.
     """
     values = vars(command)
@@ -67,6 +69,8 @@ def check_names(command: Any) -> None:
         _check_source(command.source)
     if values.get("data"):
         _check_data(command.data)
+    if values.get("out"):
+        in_utf8(command.out)
 
 
 def _check_source(source: str) -> None:

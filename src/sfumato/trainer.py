@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoint
-from .assembly import splits_of
+from .assembly import lost_classes, splits_of
 from .config import AnyRun
 from .console import Reporter, count, duration
 from .data import ImageData, fingerprint
@@ -224,7 +224,7 @@ class Trainer:
         return state, session, saved
 
     def _tell(self, folder: Path, resumed: bool, reporter: Reporter) -> None:
-        """The block that stands above the progress, and a word where the images are few."""
+        """The block that stands above the progress, and a word where images are few or none."""
         told = {**facts(self.run, self.data, self.device, folder), "split": self._split_words()}
         told["program"] = version()
         if self.peers.size > 1:
@@ -235,6 +235,8 @@ class Trainer:
             reporter.warn(
                 f"{len(self.splits.train)} images are few: the network will learn them by heart."
             )
+        if lost := lost_classes(self.run, self.splits):
+            reporter.warn(lost)
 
     def _rehearse(self, task: Task, folder: Path, reporter: Reporter) -> Task:
         """Time, memory and disk, told before they are spent; the task with what fits."""

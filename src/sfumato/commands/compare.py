@@ -246,7 +246,6 @@ def samples_of(loaded: Loaded, order: Order, path: Path, reporter: Reporter) -> 
 def contestant_of(loaded: Loaded, verdict: Verdict) -> Contestant:
     """What its folder knows of a trained contestant."""
     run, rows = loaded.run, read_metrics(loaded.folder)
-    context = getattr(run.network, "context", 0) if run.text else 0
     shape = loaded.codec.shape(loaded.card.shape)
     network = loaded.denoiser.network
     last = [row for row in rows if row["kind"] == "train"][-1]
@@ -255,7 +254,7 @@ def contestant_of(loaded: Loaded, verdict: Verdict) -> Contestant:
         network=to_dict(run.network),
         precision=run.precision,
         parameters=parameter_count(network),
-        flops=flops(network, shape, run.network.classes, context),
+        flops=flops(network, shape, run.network.classes, *run.caption),
         steps=loaded.step,
         images=loaded.step * run.train.batch,
         seconds=last["seconds"],

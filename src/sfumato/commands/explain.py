@@ -224,7 +224,8 @@ def flow_of(subject: Subject, words: Words) -> dict[str, Any]:
         ("network", ("B", *outputs), words[given].format(target=target)),
         ("decoded", ("B", *subject.image), words["decoded"]),
     ]
-    rows = table(unfilled(network), subject.latent, network.classes)
+    caption = replace(run, network=network).caption
+    rows = table(unfilled(network), subject.latent, network.classes, *caption)
     stages = [{"block": r.block, "shape": r.shape, "parameters": r.parameters} for r in rows]
     return {
         "shapes": [{"name": name, "shape": s, "meaning": m} for name, s, m in shapes],

@@ -117,8 +117,8 @@ def diffusion_cost(run: Run) -> Cost:
         classes, context = 0, getattr(run.network, "context", 0) or TEXT_FEATURES
     config = fitted(run.network, shape[0], outputs, classes, context)
     network = unfilled(config)
-    own = getattr(config, "context", 0) if run.text is not None else 0
-    return Cost(parameter_count(network), flops(network, shape, classes, own))
+    caption = replace(run, network=config).caption
+    return Cost(parameter_count(network), flops(network, shape, classes, *caption))
 
 
 def latent_shape(run: Run, shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -1,10 +1,11 @@
 """sfumato sample: pictures and a film from a finished run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +24,8 @@ from ..pictures import grid, save_png
 from ..planning import given, sampling_with
 from ..sampling import Point
 from ..tuned_runs import find_tuned, notes_on
+
+T = TypeVar("T")
 
 FILM_FRAMES = 30
 FILM_COLUMNS = 4
@@ -44,7 +47,7 @@ def classes_asked(label: str, names: tuple[str, ...]) -> list[int]:
 
 
 def order_of(args: Sample, loaded: Loaded) -> Order:
-    """Seeds and conditions of what was asked for: a class or prompt a row unless told otherwise."""
+    """Seeds and conditions of what was asked for; see each_shows."""
     if isinstance(loaded.conditions, Captions):
         return prompts_order(args, loaded.conditions, loaded.card)
     if args.prompt:
@@ -58,10 +61,19 @@ def order_of(args: Sample, loaded: Loaded) -> Order:
         raise UsageError(f"--label {args.label}: the run was trained without classes.")
     wanted = list(range(classes)) if args.label is None else classes_asked(args.label, names)
     seeds = seeds_asked(args, len(wanted))
-    labels = (
-        [wanted[i // args.columns % len(wanted)] for i in range(len(seeds))] if wanted else None
-    )
+    labels = each_shows(wanted, len(seeds), args.columns) if wanted else None
     return Order(seeds, labels, loaded.card.shape)
+
+
+def each_shows(wanted: Sequence[T], count: int, columns: int) -> list[T]:
+    """What each image shows: of classes or prompts one a row, or all in turn where rows run out.
+
+    So the first ten images of ten classes are one of each, and not ten of the first.
+    """
+    rows = -(-count // columns)
+    if rows < len(wanted):
+        return [wanted[i % len(wanted)] for i in range(count)]
+    return [wanted[i // columns % len(wanted)] for i in range(count)]
 
 
 def seeds_asked(args: Sample, rows: int) -> list[int]:
@@ -74,12 +86,12 @@ def seeds_asked(args: Sample, rows: int) -> list[int]:
 
 
 def prompts_order(args: Sample, conditions: Captions, card: DataCard) -> Order:
-    """A prompt a row; without any, captions that the model was trained on."""
+    """The prompts; without any, captions that the model was trained on."""
     if args.label is not None:
         raise UsageError(f"--label {args.label}: this run takes words: --prompt 'a {args.label}'.")
     wanted = list(args.prompt) or conditions.examples(8)
     seeds = seeds_asked(args, len(wanted))
-    prompts = [wanted[i // args.columns % len(wanted)] for i in range(len(seeds))]
+    prompts = each_shows(wanted, len(seeds), args.columns)
     return Order(seeds, None, card.shape, prompts)
 
 
@@ -120,14 +132,35 @@ def run_sample(args: Sample) -> None:
             f"{sampling.solver}, {sampling.steps} steps, guidance {sampling.guidance:g}"
         )
         loaded.tell_moved(reporter.say)
-        images = draw_with_progress(loaded, order, sampling, args.batch, reporter)
-        out = new_folder(wanted.parent, wanted.name)
-        write_grid(images, order, loaded, sampling, out / "samples.png", args.columns)
-        if args.files:
-            write_files(images, order, loaded, sampling, out)
-        if args.film:
-            make_film(loaded, sampling, out / "film.webp", order)
+        with folder_of_pictures(wanted) as out:
+            images = draw_with_progress(loaded, order, sampling, args.batch, reporter)
+            write_grid(images, order, loaded, sampling, out / "samples.png", args.columns)
+            if args.files:
+                write_files(images, order, loaded, sampling, out)
+            if args.film:
+                make_film(loaded, sampling, out / "film.webp", order)
         reporter.say(f"Written to {out}. What a picture is: sfumato info {out / 'samples.png'}")
+
+
+@contextmanager
+def folder_of_pictures(wanted: Path) -> Iterator[Path]:
+    """A new folder, made before an hour of drawing; gone again where nothing came into it.
+
+    Raises: OSError, saying what to do, where it can't be made.
+    """
+    try:
+        out = new_folder(wanted.parent, wanted.name)
+    except OSError as error:
+        told = error.strerror or str(error)
+        raise OSError(
+            error.errno,
+            f"could not make {wanted} for the pictures: {told}. Give another folder by --out",
+        ) from error
+    try:
+        yield out
+    finally:
+        if not any(out.iterdir()):
+            out.rmdir()
 
 
 def sampling_asked(args: Sample, loaded: Loaded) -> tuple[SamplingConfig, list[str]]:
@@ -180,6 +213,14 @@ def row_labels(order: Order, names: tuple[str, ...], columns: int) -> list[str] 
     return [row[0] for row in rows]
 
 
+def column_labels(order: Order, names: tuple[str, ...], columns: int) -> list[str] | None:
+    """The class of each column of the grid; None where a column mixes classes, or shows prompts."""
+    labels = order.labels
+    if labels is None or any(labels[i] != labels[i % columns] for i in range(len(labels))):
+        return None
+    return [names[label] for label in labels[:columns]]
+
+
 def write_grid(
     images: torch.Tensor,
     order: Order,
@@ -189,13 +230,15 @@ def write_grid(
     columns: int,
 ) -> None:
     labels = row_labels(order, loaded.card.class_names, columns)
-    picture = grid(images, columns=min(columns, len(images)), row_labels=labels)
+    across = column_labels(order, loaded.card.class_names, columns) if labels is None else None
+    wide = min(columns, len(images))
+    picture = grid(images, columns=wide, row_labels=labels, column_labels=across)
     more: dict[str, Any] = {
         "seeds": list(order.seeds),
         "labels": order.labels and list(order.labels),
     }
     if order.prompts is not None:
-        more["prompts"] = list(dict.fromkeys(order.prompts))
+        more["prompts"] = list(order.prompts if labels is None else dict.fromkeys(order.prompts))
     save_png(picture, path, settings_of(loaded, sampling, **more))
 
 

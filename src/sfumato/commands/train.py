@@ -10,6 +10,7 @@ import torch
 
 from ..__main__ import NOT_FINITE
 from ..arguments import Train, UsageError
+from ..assembly import lost_classes, splits_of
 from ..config import AnyRun
 from ..console import Reporter, reading
 from ..data import ImageData
@@ -129,3 +130,5 @@ def print_plan(run: AnyRun, data: ImageData, device: torch.device) -> None:
     reporter.say()
     for path, value in fields_of(run).items():
         reporter.say(f"  {path}={value}")
+    if lost := lost_classes(run, splits_of(run.data, data)):
+        reporter.warn(lost)

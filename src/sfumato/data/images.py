@@ -7,7 +7,8 @@ What each kind becomes:
     CIELAB                  sRGB, see `colour`
     opacity of any kind     laid on white, unless 4 channels are asked for
     16-bit                  round(value / 257): the whole range, where Pillow would clip at 255
-    32-bit integer, float   see `_wide` and `_real`; a range that leaves no doubt, or refused
+    float                   from 0 to 1, or refused
+    32-bit integer          refused: nothing says what white is
     1-bit                   0 and 255
     animated                the first frame
 
@@ -245,21 +246,25 @@ def _deep(image: Image.Image) -> Image.Image:
 
 
 def _wide(image: Image.Image) -> Image.Image:
-    """32-bit integers. PNG and PPM mean 16 bits by them; of others the range must tell."""
-    values = np.asarray(image)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ValueError(f"32-bit values from {low} to {high}: save it with 8 or 16 bits")
-    sixteen = image.format in ("PNG", "PPM") or high > 255
-    return Image.fromarray(_scaled(values, 65535 if sixteen else 255))
+    """PNG and PPM of 16 bits, which Pillow may give as 32.
+
+    Files of 32 bits are refused: a dark one has no value that tells which is white, and what is
+    guessed from each image's own brightest makes the images of one set differ.
+    """
+    if image.format not in ("PNG", "PPM"):
+        raise ValueError(
+            "32-bit or signed integers, which do not say what white is: save it with 8 or 16 bits"
+        )
+    return Image.fromarray(_scaled(np.asarray(image), 65535))
 
 
 def _real(image: Image.Image) -> Image.Image:
-    """Floats: from 0 to 1, or where some value is over 1, from 0 to 255."""
+    """Floats from 0, black, to 1, white: never by the image's own range, see `_wide`."""
     values = np.asarray(image).astype(np.float64)
     low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 255):  # `not` also catches NaN
+    if not (low >= 0 and high <= 1):  # `not` also catches NaN
         raise ValueError(
-            f"float values from {low:g} to {high:g}: save it from 0 to 1, or as 8 bits"
+            f"float values from {low:g} to {high:g}, of which 1 would be white: save it from 0 to "
+            "1, or as 8 bits"
         )
-    return Image.fromarray(np.floor(values * (255 if high <= 1 else 1) + 0.5).astype(np.uint8))
+    return Image.fromarray(np.floor(values * 255 + 0.5).astype(np.uint8))

@@ -50,16 +50,18 @@ def find(source: str | os.PathLike[str], others: Sequence[str] = ()) -> Path:
     A path that exists is itself. The names in KNOWN are looked for in this folder, in ./data, in
     $SFUMATO_HOME/data (by default ~/.cache/sfumato/data) and where Debian's and Python's packages
     put them.
+
+    Raises: ValueError where there is nothing, or where its path is no UTF-8.
     """
     path = Path(source).expanduser()
     if path.exists():
-        return path.resolve()
+        return in_utf8(path.resolve())
     name = spelt(source)
     if name in KNOWN:
         places = list(_places(name))
         for place in places:
             if place.exists():
-                return place.resolve()
+                return in_utf8(place.resolve())
         raise ValueError(
             f"{source} is not on this machine: there is no {', '.join(map(str, places))}. Put its "
             f"files into data/{name}, or give the path to them{_to_get(name)}."
@@ -70,6 +72,21 @@ def find(source: str | os.PathLike[str], others: Sequence[str] = ()) -> Path:
         f"there is no file or folder {source}.{hint} Give a name (digits, {', '.join(KNOWN)}) or "
         f"the path to {_KINDS}."
     )
+
+
+def in_utf8(path: Path) -> Path:
+    """The path itself.
+
+    Raises: ValueError where it holds bytes that are no UTF-8, which no JSON file, log or page can.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the path {str(path)!a} is not UTF-8, and can't be written into a run's files: "
+            "rename the file or folder there, or give another."
+        ) from error
+    return path
 
 
 def _places(name: str) -> Iterator[Path]:

@@ -7,13 +7,15 @@
 
 Captions: see `captions`.
 
-Folders that all images share do not count, and folders named train and test (val, ...) choose
-the split. Classes are numbered in the sorted order of their folders' names.
+Folders that all images share do not count, and folders named train and test (val, test1,
+test_images, ...) choose the split. Classes are numbered in the sorted
+order of their folders' names.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import PurePosixPath
@@ -30,7 +32,11 @@ from sfumato.data.images import SUFFIXES
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation", "eval")  # the first that is there
-
+_WORDS = "|".join((*TRAIN, *TEST))
+_WITHIN = "(?:images?|imgs?|pictures|photos|set|data|split)"
+# Of a name in small letters: the word, a number (test1, val2017), what is in it (test_images)
+_SPLIT = re.compile(rf"({_WORDS})[\W\d_]*{_WITHIN}?[\W\d_]*")
+_LIKE_SPLIT = re.compile(rf"({_WORDS})(?![a-z]{{2}})")  # trainA, too
 
 # What cameras, telephones and drawing programs write, and Pillow alone does not read
 UNREAD = {".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
@@ -113,18 +119,36 @@ def _of_split(
     names: tuple[str, ...], split: str, where: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     tops = [parts[0].lower() if parts else "" for parts in _parts(names)]
-    there = set(tops)
-    divided = there <= {*TRAIN, *TEST} and there & set(TRAIN)
-    if not divided:
+    there = sorted(set(tops))
+    words = {top: found[1] for top in there if (found := _SPLIT.fullmatch(top))}
+    if len(words) < len(there) or not _both(words.values()):
         if split == "test":
             raise ValueError(
                 f"{where} has no folders named train and test, so no test split: give the folder "
                 "of the test images itself, or hold some back with data.split."
             )
         return names, ()
-    chosen = next(name for name in (TEST if split == "test" else TRAIN) if name in there)
+    wanted = TEST if split == "test" else TRAIN
+    chosen = next(top for word in wanted for top in there if words[top] == word)
     kept = tuple(name for name, top in zip(names, tops, strict=True) if top == chosen)
-    return kept, (f"Of its folders {', '.join(sorted(there))} only {chosen} was read.",)
+    return kept, (f"Of its folders {', '.join(there)} only {chosen} was read.",)
+
+
+def _both(words: Collection[str]) -> bool:
+    """Whether there is something to train on among them, and something to test on."""
+    return any(word in TRAIN for word in words) and any(word in TEST for word in words)
+
+
+def _splits_note(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Of classes that look like splits, and are none as other folders lie beside them."""
+    words = {name: found[1] for name in class_names if (found := _LIKE_SPLIT.match(name.lower()))}
+    if not _both(words.values()):
+        return ()
+    train = next(name for name, word in words.items() if word in TRAIN)
+    return (
+        f"Its folders {', '.join(words)} look like parts for training and testing, but are taken "
+        f"for classes, {len(class_names)} in all: give the folder {train} alone to train on that.",
+    )
 
 
 def _by_folder(listing: Listing) -> Listing:
@@ -141,7 +165,8 @@ def _by_folder(listing: Listing) -> Listing:
     class_names = tuple(sorted({p[0] for p in parts}))
     index = {name: k for k, name in enumerate(class_names)}
     labels = np.array([index[p[0]] for p in parts], dtype=np.int64)
-    return replace(listing, labels=labels, class_names=class_names)
+    notes = (*listing.notes, *_splits_note(class_names))
+    return replace(listing, labels=labels, class_names=class_names, notes=notes)
 
 
 def _by_json(listing: Listing, container: Container, name: str) -> Listing:

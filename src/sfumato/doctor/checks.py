@@ -145,8 +145,8 @@ def of_images(config: AnyRun, data: ImageData) -> Iterator[Finding]:
         told = bool(config.network.classes) or config.text is not None
         yield from draws.check_guidance(config, told)
         yield from plan.check_width(config, config.codec.channels(data.channels))
-        shape, context = latent_shape(config, data), context_of(config)
-        yield from plan.check_told(config, shape, asked(config.network.classes, context))
+        shape, cond = latent_shape(config, data), asked(config.network.classes, *config.caption)
+        yield from plan.check_told(config, shape, cond)
         if isinstance(config.parameterization, EDMPreconditioning):
             measured = config.codec.deviation(data.images)
             yield from images.check_sigma_data(config.parameterization.sigma_data, measured)
@@ -195,16 +195,11 @@ def latent_shape(config: Run, data: ImageData) -> tuple[int, int, int]:
     return config.codec.channels(data.channels), -(-data.size[0] // f), -(-data.size[1] // f)
 
 
-def context_of(config: Run) -> int:
-    """Features of a caption's tokens; 0 without captions."""
-    return getattr(config.network, "context", 0) if config.text else 0
-
-
 def forward(config: Run, data: ImageData) -> int:
     """FLOPs of one image."""
     with torch.device("meta"):
         network = config.network.build()
-    return flops(network, latent_shape(config, data), config.network.classes, context_of(config))
+    return flops(network, latent_shape(config, data), config.network.classes, *config.caption)
 
 
 def of_average(config: AnyRun, rows: list[dict[str, Any]]) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-TOKENS = 16  # of a caption, for counting
+TOKENS = 16  # of a caption, where nobody says how many
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,32 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def flops(network: nn.Module, shape: tuple[int, ...], classes: int = 0, context: int = 0) -> int:
+def flops(
+    network: nn.Module,
+    shape: tuple[int, ...],
+    classes: int = 0,
+    context: int = 0,
+    tokens: int = TOKENS,
+) -> int:
     """Forward FLOPs of one image of `shape` (C, H, W); a multiply-add is 2.
 
     classes: more than 0 gives the network a label, as a conditional one gets it in training;
-    context: more than 0 gives it TOKENS tokens of that many features.
+    context: more than 0 gives it a caption of so many tokens of that many features.
     Nothing is computed, so that a large network answers at once.
     """
-    return counted(network, shape, classes, context).get_total_flops()
+    return counted_call(network, shape, asked(classes, context, tokens)).get_total_flops()
 
 
-def table(network: nn.Module, shape: tuple[int, ...], classes: int = 0) -> tuple[Row, ...]:
+def table(
+    network: nn.Module,
+    shape: tuple[int, ...],
+    classes: int = 0,
+    context: int = 0,
+    tokens: int = TOKENS,
+) -> tuple[Row, ...]:
     """A Row for each stage, in the order in which an image of `shape` (C, H, W) meets them.
 
+    classes, context, tokens: see flops.
     A stage is a child of the network, or a member of a child that is only a list. Together they
     hold all parameters and FLOPs of a network that has none outside its children.
     """
@@ -57,7 +70,7 @@ def table(network: nn.Module, shape: tuple[int, ...], classes: int = 0) -> tuple
         for name, module in near.items()
     ]
     try:
-        counts = counted(network, shape, classes).get_flop_counts()
+        counts = counted_call(network, shape, asked(classes, context, tokens)).get_flop_counts()
     finally:
         for hook in hooks:
             hook.remove()
@@ -75,20 +88,12 @@ def shape_of(output: Tensor | list[Tensor]) -> tuple[int, ...]:
     return tuple(last.shape[1:])
 
 
-def counted(
-    network: nn.Module, shape: tuple[int, ...], classes: int, context: int = 0
-) -> FlopCounterMode:
-    """A counter that has seen one forward pass, on the meta device: shapes without numbers."""
-    return counted_call(network, shape, asked(classes, context))
-
-
-def asked(classes: int, context: int) -> Tensor | dict[str, Tensor] | None:
+def asked(classes: int, context: int, tokens: int = TOKENS) -> Tensor | dict[str, Tensor] | None:
     """A condition without numbers: tokens where there is a context, else a label, else none."""
     if context:
-        tokens = torch.empty(1, TOKENS, context, device="meta")
         return {
-            "tokens": tokens,
-            "mask": torch.empty(1, TOKENS, dtype=torch.bool, device="meta"),
+            "tokens": torch.empty(1, tokens, context, device="meta"),
+            "mask": torch.empty(1, tokens, dtype=torch.bool, device="meta"),
         }
     return torch.empty(1, device="meta", dtype=torch.long) if classes else None
 
@@ -96,7 +101,10 @@ def asked(classes: int, context: int) -> Tensor | dict[str, Tensor] | None:
 def counted_call(
     network: nn.Module, shape: tuple[int, ...], cond: Any, with_level: bool = True
 ) -> FlopCounterMode:
-    """A counter of network(x, noise level, cond), or without with_level network(x, cond)."""
+    """A counter of network(x, noise level, cond), or without with_level network(x, cond).
+
+    It has seen one forward pass, on the meta device: shapes without numbers.
+    """
     state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     meta = {name: value.detach().to("meta") for name, value in state.items()}
     dtype = next((value.dtype for value in meta.values() if value.is_floating_point()), None)

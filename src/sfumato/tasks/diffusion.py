@@ -71,8 +71,7 @@ class Diffusion:
         network = run.network.build()
         f = getattr(run.codec, "f", 1)  # not of the weights: a run that goes on has its own
         shape = (run.codec.channels(data.channels), -(-data.size[0] // f), -(-data.size[1] // f))
-        context = getattr(run.network, "context", 0) if run.text else 0
-        forward = flops(network, shape, run.network.classes, context)
+        forward = flops(network, shape, run.network.classes, *run.caption)
         facts = {"process": str(run.process)}
         if shape != (data.channels, *data.size):
             facts["codec"] = f"{run.codec}: diffusion on {shape[0]} channels of {shape[1:]}"
