@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
-from math import ceil, log2, sqrt
+from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from .codec import Pixels
 from .data import ImageData, batch_indices, generator_at
 from .interop.limits import check_sizes
 from .interop.reading import json_of, naming, tensors_of
-from .measuring import Moments, frechet
+from .measuring import Moments, class_accuracy, frechet
 from .storage import commit_folder, read_folder
 from .training import Batch, TrainConfig, TrainState, take_step
 
@@ -166,8 +166,8 @@ def measure(
     distance = frechet(Moments.of(features), reference)
     if labels is None or not judge.config.classes:
         return Verdict(len(images), distance, None, None)
-    share = (classes == torch.tensor(list(labels))).double().mean().item()
-    return Verdict(len(images), distance, share, sqrt(share * (1 - share) / len(images)))
+    share = class_accuracy(classes, torch.tensor(list(labels)))
+    return Verdict(len(images), distance, share.mean, share.error)
 
 
 # --- making one

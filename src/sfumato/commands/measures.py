@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from math import log, sqrt
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -366,8 +366,9 @@ def scores_of(subject: Subject, model: Any) -> list[LevelScore]:
 
 
 def accuracy_error(score: LevelScore) -> float:
-    """The standard deviation of a share, sqrt(p (1 - p) / n)."""
-    return sqrt(score.accuracy * (1 - score.accuracy) / score.images)
+    """That of a share of so many images: all of them right is not right without a doubt."""
+    right = torch.arange(score.images) < round(score.accuracy * score.images)
+    return Estimate.share(right).error
 
 
 def draw_scores(
