@@ -14,7 +14,7 @@ from ..config import ClassifierRun
 from ..console import count
 from ..data import ImageData, generator_at
 from ..devices import DTYPES
-from ..folder import append_metrics
+from ..folder import append_once
 from ..networks.describe import counted_call
 from ..objective import draws
 from ..process import Process
@@ -144,7 +144,7 @@ class Classifying:
         scores = self._scores(state.average, *self._held())
         rows = [{"ratio": s.ratio, "accuracy": s.accuracy, "nats": s.cross_entropy} for s in scores]
         row = {"kind": "accuracy", "step": state.step, "of": self._which(), "levels": rows}
-        append_metrics(self.parts.folder, row)
+        append_once(self.parts.folder, row)
         words = ", ".join(f"{s.accuracy:.1%} at {s.ratio:g}" for s in scores)
         return [
             f"right on {self._which()}, by sigma / alpha: {words}",
