@@ -264,11 +264,11 @@ def comparison(found: dict[str, Any]) -> str:
             short(row["flops"], "FLOP"),
             f"{row['steps']:,}",
             f"{row['loss']:.4f}",
-            f"{verdict['frechet']:.2f}",
+            distance_of(verdict),
             f"{verdict['agreement']:.1%} ± {verdict['agreement_error']:.1%}",
         )
         rows.append(f"| {' | '.join(cells)} |")
-    rows.append(f"| real images | | | | | {floor['frechet']:.2f} | {floor['agreement']:.1%} |\n")
+    rows.append(f"| real images | | | | | {distance_of(floor)} | {floor['agreement']:.1%} |\n")
     rows.append(
         "After so few images a transformer is far behind: it has to find out by itself which "
         "pixels are neighbours. [dit_pixels](#dit_pixels) and [dit_flow](#dit_flow), the same with "
@@ -276,6 +276,12 @@ def comparison(found: dict[str, Any]) -> str:
     )
     rows.append('<img src="pictures/compare.webp" alt="three networks on one data set">\n')
     return "\n".join(rows)
+
+
+def distance_of(verdict: dict[str, Any]) -> str:
+    """With its error, which comparisons of before this was measured have not."""
+    error = verdict.get("frechet_error")
+    return f"{verdict['frechet']:.2f}" + (f" ± {error:.2f}" if error else "")
 
 
 def spectra(found: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -106,6 +107,38 @@ def test_flags_beside_a_file_say_the_rest(tmp_path):
     assert found.run.parameterization == PredictNoise(time_scale=1000.0, time_offset=-0.25)
     assert isinstance(found.run.objective, Denoising)
     assert found.run.sampling.solver == Ancestral(0.0)
+
+
+def times_told(flags):
+    """What respace.py's _WrappedModel hands to the network of each step, by NumPy."""
+    steps = flags.get("diffusion_steps", 1000)
+    timestep_map = np.arange(steps)  # of a chain that is not respaced
+    new_ts = timestep_map[np.arange(steps)]
+    if flags["rescale_timesteps"]:
+        new_ts = new_ts.astype(np.float64) * (1000.0 / steps)
+    return new_ts
+
+
+@pytest.mark.parametrize("steps", [None, 400, 1000, 4000])
+@pytest.mark.parametrize("rescaled", [True, False])
+def test_the_network_is_told_the_times_of_the_program_that_trained_it(steps, rescaled, tmp_path):
+    flags = {"rescale_timesteps": rescaled, **({"diffusion_steps": steps} if steps else {})}
+    run = adm.read(saved(tmp_path, flags=flags)[0]).run
+    every = torch.arange(1, run.process.steps + 1)
+    told = run.parameterization(run.process, run.process.times_of(every - 1)).c_noise
+    np.testing.assert_allclose(told.numpy(), times_told(flags), rtol=0, atol=1e-9)
+
+
+def test_other_steps_than_a_thousand_want_their_clock_told(tmp_path):
+    """By default improved-diffusion tells rescaled times, guided-diffusion the steps."""
+    path, _ = saved(tmp_path, flags={"diffusion_steps": 4000, "noise_schedule": "cosine"})
+    with pytest.raises(
+        ValueError,
+        match=r"rescale_timesteps is not given.*true for improved-diffusion, false for guided",
+    ):
+        adm.read(path)
+    path, _ = saved(tmp_path, flags={"diffusion_steps": 1000})
+    assert adm.read(path) is not None
 
 
 @pytest.mark.parametrize(

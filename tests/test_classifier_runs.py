@@ -1,6 +1,7 @@
 """Runs of classifiers, and a labelless model drawn from with one."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from sfumato.loading import guided, load_run
 from sfumato.pictures import read_settings
 from sfumato.process import Karras, LinearVP
 from sfumato.recipes import RECIPES
+from sfumato.tasks import classifying
 from sfumato.tasks.classifying import RATIOS, reached
 from tiny import CPU, images, pictures, small, train_in
 
@@ -46,6 +48,29 @@ def test_a_classifiers_run_leaves_its_accuracy_by_noise(root):
     assert shown == {str(level["ratio"]): level["accuracy"] for level in row["levels"]}
     with pytest.raises(ValueError, match="classes: a classifier wants two or more"):
         train_in(folder / "new", small(RECIPES["noisy_classifier"]()), images(classes=1))
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (0, "22 of the images that it was trained on, none being held out"),
+        (2, "2 held-out images"),
+    ],
+)
+def test_it_is_said_which_images_were_classified_right(tmp_path, held, told):
+    """Those of training say nothing of others."""
+    run = small(RECIPES["noisy_classifier"](), steps=1)
+    run = replace(run, data=replace(run.data, held_out=held))
+    folder = train_in(tmp_path / "run", run, images(22, size=16))
+    assert f"right on {told}, by sigma / alpha: " in (folder / "log.txt").read_text()
+    (row,) = [row for row in read_metrics(folder) if row["kind"] == "accuracy"]
+    assert row["of"] == read_settings(folder / "samples.png")["accuracy_of"] == told
+
+
+def test_many_held_out_images_are_counted_beside_those_looked_at(monkeypatch):
+    monkeypatch.setattr(classifying, "MOST_SCORED", 5)
+    parts = SimpleNamespace(train=images(30), held_out=images(7))
+    assert classifying.Classifying(None, parts)._which() == "5 of 7 held-out images"
 
 
 def test_only_noise_that_there_is_is_told_of():

@@ -19,6 +19,7 @@ from sfumato.comparing import (
     COLOURS,
     Comparison,
     Contestant,
+    Gap,
     curve_of,
     draw_comparison,
     notes,
@@ -29,6 +30,7 @@ from sfumato.comparing import (
 from sfumato.data import ImageData
 from sfumato.judging import Verdict
 from sfumato.kinds import loads, to_dict
+from sfumato.measuring import Estimate
 from sfumato.networks.describe import flops, parameter_count
 from sfumato.pictures import read_settings
 from sfumato.recipes import RECIPES, comparison
@@ -110,6 +112,12 @@ def test_compare_from_end_to_end_and_again(folder, monkeypatch, capsys):
         assert one["verdict"]["images"] == told["floor"]["images"] == 6
         assert 0 <= one["verdict"]["agreement"] <= 1
         assert re.search(rf"^{one['name']} .* {one['verdict']['frechet']:.3f} ", printed, re.M)
+    (gap,) = told["gaps"]
+    by_distance = sorted(told["contestants"], key=lambda one: one["verdict"]["frechet"])
+    assert [gap["than"], gap["name"]] == [one["name"] for one in by_distance]
+    near, far = (one["verdict"]["frechet"] for one in by_distance)
+    assert gap["distance"] == pytest.approx(far - near)
+    assert f"Farther than {gap['than']}: {gap['name']} by {gap['distance']:.3f} +- " in printed
     assert told["judge"]["seed"] == told["seed"] == 0
     assert told["budget"] == "24 images"
     assert read_settings(out / "compare.png")["sampling"]["steps"] == 2
@@ -214,7 +222,7 @@ def contestant(name, loss, asked=0.5):
         {"kind": "train", "images": 192, "seconds": 3.5, "images_per_s": 110.0},
         {"kind": "held_out", "images": 192, "seconds": 4.0, "ema": loss, "raw": loss + 0.1},
     ]
-    verdict = Verdict(100, 10 * loss, asked, None if asked is None else 0.05)
+    verdict = Verdict(100, 10 * loss, 0.25, asked, None if asked is None else 0.05)
     speed = speed_of(rows)
     curve = curve_of(rows)
     return Contestant(name, {}, "fp32", 12_345, 400_000_000, 3, 192, 4.0, speed, curve, verdict)
@@ -232,7 +240,10 @@ FACTS = {
     "sampling": {"solver": {"kind": "Heun"}, "steps": 18, "guidance": 1.5},
 }
 BOTH = Comparison(
-    (contestant("first", 0.25), contestant("second", 0.5)), Verdict(100, 0.2, 0.97, 0.017), FACTS
+    (contestant("first", 0.25), contestant("second", 0.5)),
+    Verdict(100, 0.2, 0.01, 0.97, 0.017),
+    FACTS,
+    (Gap("second", "first", 2.5, 0.125),),
 )
 
 
@@ -251,10 +262,12 @@ def test_a_contestant_is_read_out_of_its_rows():
 def test_the_table_has_every_number_and_straight_columns():
     lines = table(BOTH)
     assert len({len(line) for line in lines}) == 1
-    numbers = "12.3 k 400 M 100 192 4.0 s 0.2500 2.500 50.0% +- 5.0%"
+    numbers = "12.3 k 400 M 100 192 4.0 s 0.2500 2.500 +- 0.250 50.0% +- 5.0%"
     assert " ".join(lines[1].split()) == f"first {numbers}"
-    assert " ".join(lines[-1].split()) == "real, held out 0.200 97.0% +- 1.7%"
-    bare = Comparison((contestant("a", 0.1, None),), Verdict(100, 0.2, None, None), FACTS)
+    assert " ".join(lines[-1].split()) == "real, held out 0.200 +- 0.010 97.0% +- 1.7%"
+    few = Verdict(2, 0.2, None, None, None)
+    bare = Comparison((contestant("a", 0.1, None),), few, FACTS, ())
+    assert " ".join(table(bare)[-1].split()) == "real, held out 0.200 -"
     assert table(bare)[1].rstrip().endswith(" -")
 
 
@@ -263,6 +276,39 @@ def test_the_notes_say_what_each_number_is_of():
     for words in ("100 samples to 900 training images", "no FID", "97.0%", "seeds 0 to 99", "Heun"):
         assert words in told
     assert BOTH.as_json()["contestants"][0]["flops_trained"] == 3 * 400_000_000 * 192
+
+
+def test_a_difference_no_larger_than_its_error_is_said_to_be():
+    three = replace(BOTH, gaps=(*BOTH.gaps, Gap("third", "first", 0.1, 0.125)))
+    told = notes(three)[0]
+    assert told.startswith(
+        "Farther than first: second by 2.500 +- 0.125; third by 0.100 +- 0.125, which is no more "
+        "than its error."
+    )
+    assert three.as_json()["gaps"][1] == {
+        "name": "third",
+        "than": "first",
+        "distance": 0.1,
+        "error": 0.125,
+    }
+    few = replace(BOTH, gaps=(Gap("second", "first", 2.5, None),))
+    assert "second by 2.500, too few samples" in notes(few)[0]
+    assert "Farther" not in notes(replace(BOTH, gaps=()))[0]
+
+
+def test_gaps_are_from_the_nearest(monkeypatch):
+    """Of the samples themselves, row by row, by the judge that measured all."""
+    asked = []
+
+    def farther(judge, images, than, reference):
+        asked.append((judge, images, than, reference))
+        return Estimate(1.5, float("inf"))
+
+    monkeypatch.setattr(command, "farther", farther)
+    three = [contestant(name, loss) for name, loss in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
+    gaps = command.gaps_of(three, ["A", "B", "C"], "judge", "real")
+    assert gaps == (Gap("a", "b", 1.5, None), Gap("c", "b", 1.5, None))
+    assert asked == [("judge", "A", "B", "real"), ("judge", "C", "B", "real")]
 
 
 def test_the_figure_shows_the_curves_and_the_samples_of_each_class():

@@ -12,6 +12,7 @@ from PIL import Image
 from sfumato.arguments import UsageError
 from sfumato.assembly import splits_of
 from sfumato.checkpoint import write_best
+from sfumato.classification import LevelScore
 from sfumato.codec import Pixels
 from sfumato.commands import measures
 from sfumato.commands.evaluate import check_flow
@@ -237,8 +238,16 @@ def test_a_classifiers_numbers_are_those_of_its_training(evaluate, root):
     assert [level["cross_entropy"] for level in levels] == close(
         [level["nats"] for level in row["levels"]]
     )
-    share = levels[0]["accuracy"]
-    assert levels[0]["accuracy_error"] == close((share * (1 - share) / 20) ** 0.5)
+    assert row["of"] == "20 held-out images"
+    near = (20 * levels[0]["accuracy"] + 2) / 24  # two more of either kind
+    assert levels[0]["accuracy_error"] == close((near * (1 - near) / 24) ** 0.5)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 1.0])
+def test_all_right_or_all_wrong_is_not_without_a_doubt(accuracy):
+    """Two more of either kind: 2 of 24."""
+    score = LevelScore(1.0, accuracy, 0.1, 20)
+    assert measures.accuracy_error(score) == close((2 / 24 * 22 / 24 / 24) ** 0.5)
 
 
 @pytest.mark.parametrize("name", ["karras", "classifier", "autoencoder"])

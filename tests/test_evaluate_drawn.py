@@ -196,3 +196,12 @@ def test_floors_of_a_run_that_is_told_no_classes_are_of_images_at_random(root):
     assert kept[0] != kept[1]
     given = [in_shares(each) for each in (run, untold)]
     assert given == [True, False]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_copies_are_looked_for_among_mirror_images_where_the_run_was_trained_on_them(root, flip):
+    folder = root / "runs/betas"
+    run = read_run(folder)
+    run = replace(run, data=replace(run.data, flip=flip))
+    args = Evaluate(run=str(folder), samples=20)
+    assert real_images(args, run, read_card(folder), lambda text: None)[1].mirrored == flip

@@ -11,7 +11,14 @@ import torch
 import tiny
 from sfumato.arguments import Explain
 from sfumato.assembly import settle
-from sfumato.commands.explain import PROCESSES, digits, run_explain, term
+from sfumato.commands.explain import (
+    PROCESSES,
+    Subject,
+    digits,
+    explanation,
+    run_explain,
+    term,
+)
 from sfumato.commands.explain_words import CHINESE, ENGLISH
 from sfumato.discrete import CosineBetas, LinearBetas
 from sfumato.exact import GaussianMixture
@@ -45,6 +52,22 @@ def points():
 
 def double(value):
     return torch.tensor(value, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "english", "chinese"),
+    [
+        (0.5, "here the image is stronger", "此刻图像更强"),
+        (1.0, "here both are alike", "此刻两者相当"),
+        (2.0, "here the noise is stronger", "此刻噪声更强"),
+    ],
+)
+@pytest.mark.parametrize("process", ALL, ids=QUIET)
+def test_which_outweighs_the_other_is_a_sentence(process, ratio, english, chinese):
+    numbers = explanation(Subject("", process), time_of(process, ratio=ratio), ENGLISH)
+    assert numbers["sentences"]["log_snr"].endswith(english)
+    numbers = explanation(Subject("", process), time_of(process, ratio=ratio), CHINESE)
+    assert numbers["sentences"]["log_snr"].endswith(chinese)
 
 
 # ---- numbers

@@ -1,6 +1,5 @@
 """Importance-sampled times against the paper's procedure, and Improved DDPM's strided sampling."""
 
-from collections import deque
 from dataclasses import replace
 from math import log
 
@@ -25,22 +24,38 @@ from sfumato.solvers import Ancestral
 from sfumato.training import train
 
 
-class PaperHistory:
-    """Nichol and Dhariwal (2021), section 3.3, word for word, with a share of uniform draws."""
+class SecondMoment:
+    """What improved-diffusion's LossSecondMomentResampler computes, by NumPy.
+
+    A table of the last ten losses of each step, filled from the left and then shifted; weights of 1
+    until it is full, then the roots of its rows' mean squares, of which a share is spread evenly.
+    """
 
     def __init__(self, steps, uniform):
-        self.kept, self.uniform = [deque(maxlen=10) for _ in range(steps)], uniform
+        self.table, self.seen = np.zeros((steps, 10)), np.zeros(steps, dtype=int)
+        self.uniform = uniform
 
     def see(self, steps, losses):
         for step, loss in zip(steps, losses):
-            self.kept[step].append(loss)
+            if self.seen[step] == 10:
+                self.table[step] = [*self.table[step, 1:], loss]
+            else:
+                self.table[step, self.seen[step]] = loss
+                self.seen[step] += 1
 
     def p(self):
-        n = len(self.kept)
-        if any(len(values) < 10 for values in self.kept):
-            return np.full(n, 1 / n)
-        size = np.array([np.sqrt(np.mean(np.square(values))) for values in self.kept])
-        return (1 - self.uniform) * size / size.sum() + self.uniform / n
+        steps = len(self.seen)
+        if (self.seen < 10).any():
+            return np.ones(steps) / steps
+        root = (self.table**2).mean(axis=1) ** 0.5
+        return root / root.sum() * (1 - self.uniform) + self.uniform / steps
+
+    def drawn(self, u):
+        """(steps, weights) of these uniforms, as numpy.random.choice takes them."""
+        p = self.p()
+        ends = p.cumsum() / p.sum()
+        steps = ends.searchsorted(u, side="right")
+        return steps, 1 / (len(p) * p[steps])
 
 
 @pytest.mark.parametrize("steps", [7, 10, 1000])
@@ -58,8 +73,8 @@ def test_what_is_drawn_at_the_ends_of_a_step_stays_in_it(steps):
 
 
 @pytest.mark.parametrize("uniform", [0.001, 0.2])
-def test_the_probabilities_are_those_of_the_papers_procedure(uniform):
-    paper, history = PaperHistory(7, uniform), LossHistory(7, 10)
+def test_probabilities_draws_and_weights_are_those_of_the_papers_code(uniform):
+    paper, history = SecondMoment(7, uniform), LossHistory(7, 10)
     numbers, warm = np.random.default_rng(0), 0
     for batch in (1, 2, 40, 60, 3, 25, 100, 1, 9, 300):
         steps = numbers.integers(0, 7, batch)
@@ -68,7 +83,10 @@ def test_the_probabilities_are_those_of_the_papers_procedure(uniform):
         history.add(torch.tensor(steps), torch.tensor(losses))
         p = history.probabilities(uniform)
         np.testing.assert_allclose(p.numpy(), paper.p(), rtol=1e-12)
-        assert sorted(history.counts.tolist())[0] >= 10 or (p == 1 / 7).all()
+        u = numbers.random(200)
+        place, (drawn, weights) = history.place(torch.tensor(u), uniform), paper.drawn(u)
+        assert place.step.tolist() == drawn.tolist()
+        np.testing.assert_allclose(place.weight.numpy(), weights, rtol=1e-12)
         warm += history.full
     assert 2 < warm < 10  # both before and after every step had its ten
 
@@ -84,7 +102,7 @@ def full_history(sizes, keep=10):
 def test_a_step_is_drawn_as_often_as_its_probability():
     history = full_history([1.0, 2.0, 4.0, 0.0, 1.0])
     u = (torch.arange(20_000).double() + 0.5) / 20_000
-    place, p = history.place(u, 0.01), history.probabilities(0.01)
+    place, p = history.place(u, 0.01), 0.99 * f64(1, 2, 4, 0, 1) / 8 + 0.01 / 5
     torch.testing.assert_close(place.step.bincount().double() / len(u), p, rtol=0, atol=1e-4)
     torch.testing.assert_close(place.weight, 1 / (5 * p[place.step]))
     assert torch.equal((place.u * 5).long(), place.step)
@@ -98,7 +116,8 @@ def test_the_mean_of_the_loss_stays_and_its_variance_falls():
     mean, noise = f64(8.0, 3.0, 1.0, 0.2, 0.05, 0.01), f64(-0.4, 0.1, 0.3)  # of relative scatter
     losses = mean[:, None] * (1 + noise)
     history = full_history(losses.square().mean(1).sqrt())
-    p = history.probabilities(0.001)
+    p = 0.999 * mean / mean.sum() + 0.001 / 6  # their roots of mean squares are as their means
+    torch.testing.assert_close(history.probabilities(0.001), p)
     weight = 1 / (len(mean) * p)[:, None]
 
     def moments(p, weight):

@@ -72,11 +72,16 @@ def test_the_last_row_of_each_kind_counts():
         {**TIMED, "step": 50, "seconds": 100.0},
         {"kind": "held_out", "step": 50, "seconds": 101.0, "raw": 1.5, "ema": 1.25},
         {"kind": "codec", "step": 50, "psnr_db": 20.0},
-        {"kind": "accuracy", "step": 50, "levels": [{"ratio": 0.1, "accuracy": 0.875}]},
+        {
+            "kind": "accuracy",
+            "step": 50,
+            "of": "8 held-out images",
+            "levels": [{"ratio": 0.1, "accuracy": 0.875}],
+        },
     ]
     assert metric_facts(json.loads(json.dumps(rows))) == {
         "trained": "50 steps in 1 min 40 s",
         "held-out loss": "1.5000, averaged weights 1.2500",
-        "right by sigma / alpha": "87.5% at 0.1",
+        "right by sigma / alpha": "87.5% at 0.1, of 8 held-out images",
     }
     assert metric_facts([]) == {}

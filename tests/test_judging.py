@@ -11,13 +11,13 @@ import tiny
 from conftest import normal
 from sfumato.judging import (
     EyeConfig,
-    Moments,
-    frechet,
+    farther,
     load_judge,
     measure,
     save_judge,
     train_judge,
 )
+from sfumato.measuring import Moments, frechet, frechet_difference, frechet_estimate
 from sfumato.storage import DamagedError, commit_folder, read_folder
 from sfumato.training import take_step
 
@@ -108,7 +108,9 @@ def test_it_knows_the_classes_and_agreement_is_their_share(data, judge):
     mixed = measure(judge, data.images, half, reference)
     found = (judge.look(data.images)[1] == torch.tensor(half)).double().mean().item()
     assert mixed.agreement == found
-    assert mixed.agreement_error == pytest.approx((found * (1 - found) / n) ** 0.5)
+    near = (found * n + 2) / (n + 4)
+    assert mixed.agreement_error == pytest.approx((near * (1 - near) / (n + 4)) ** 0.5)
+    assert told.agreement_error > 0  # though all, or nearly all, are as asked
 
 
 def test_its_features_are_standard_over_the_images_it_was_made_of(data, judge):
@@ -124,6 +126,19 @@ def test_the_images_themselves_are_at_no_distance_and_noise_is_far(data, judge):
     assert measure(judge, data.images, None, reference).frechet < 1e-4
     noise = torch.randint(0, 256, data.images.shape, dtype=torch.uint8)
     assert measure(judge, noise, None, reference).frechet > 5
+
+
+def test_a_distance_has_the_error_of_its_features_draw_and_a_gap_that_of_pairs(data, judge):
+    reference = judge.moments(data.images)
+    noise = torch.randint(0, 256, (2, 40, *data.images.shape[1:]), dtype=torch.uint8)
+    told = measure(judge, noise[0], None, reference)
+    first, second = (judge.look(images)[0] for images in noise)
+    estimate = frechet_estimate(first, reference)
+    assert (told.frechet, told.frechet_error) == (estimate.mean, estimate.error)
+    assert told.frechet == pytest.approx(frechet(Moments.of(first), reference))
+    gap = farther(judge, *noise, reference)
+    assert gap == frechet_difference(first, second, reference)
+    assert measure(judge, noise[0, :3], None, reference).frechet_error is None
 
 
 def test_the_same_seed_makes_the_same_judge_and_another_another(data, judge):

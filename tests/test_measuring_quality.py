@@ -78,6 +78,34 @@ def test_copies_of_training_images_are_found_and_shown():
     assert abs(nearer.value - 0.5) < 4 * nearer.error
 
 
+def asymmetric(batch):
+    """Features that a mirrored image does not share: a mean of each column."""
+    return batch.double().mean((1, 2))
+
+
+def test_a_mirrored_training_image_is_a_copy_where_training_mirrored():
+    """Unseen images are looked for among mirror images too, and so are no nearer by it."""
+    real = replace(sets(), mirrored=True)
+    drawn = torch.cat([real.train.images[10:20].flip(-1), random(30, 5).images])
+    network = features_of(asymmetric, digest="columns")
+    found, by_name = judged(drawn, real, network=network)
+    assert by_name["Exact copies of training images or of their mirror images"].value == 10
+    for what, neighbours in vars(found.neighbours).items():
+        as_near = by_name[f"As near as the nearest 1% of unseen ones (in {what})"].value
+        assert 0.25 <= as_near <= 0.3  # and one or two by chance
+        assert neighbours[1][:10].tolist() == list(range(100, 110))
+        assert torch.equal(real.known_at(neighbours[1][:10]), drawn[:10])
+    by_pixels = found.neighbours.pixels
+    apart = (drawn - real.known_at(by_pixels[1]).double()).flatten(1).norm(dim=1)
+    torch.testing.assert_close(by_pixels[0], apart)
+    unmirrored = judged(drawn, replace(real, mirrored=False), network=network)[1]
+    assert unmirrored["Exact copies of training images"].value == 0
+    honest = judged(random(40, 6).images, real, network=network)[1]
+    for what in ("pixels", "features"):
+        row = f"Nearer to a training image or its mirror image than unseen ones are (in {what})"
+        assert abs(honest[row].value - 0.5) < 4 * honest[row].error
+
+
 def test_repeated_images_are_counted():
     drawn = random(10, 4).images.repeat(3, 1, 1, 1)
     assert judged(drawn, sets())[1]["Repeated images"].value == 20

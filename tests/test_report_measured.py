@@ -121,6 +121,56 @@ def test_only_losses_are_left_out_where_runs_do_not_compare(whole, tmp_path):
     assert "images seen3030" in text
 
 
+DATA = {"held_out": 512, "test": 0}
+
+
+@pytest.mark.parametrize("changed", [{"held_out": 100}, {"test": 50}])
+def test_losses_on_other_held_out_images_do_not_compare(whole, tmp_path, changed):
+    dump(whole / "run.json", {**RUN, "data": DATA})
+    assert "Losses are left out" not in beside(whole, tmp_path, run={**RUN, "data": DATA}).text
+    text = beside(whole, tmp_path, run={**RUN, "data": {**DATA, **changed}}).text
+    assert "Losses are left out: these runs differ in the images held out" in text
+    assert "training loss" not in text
+
+
+def test_curves_that_do_not_compare_are_said_to(whole, tmp_path):
+    assert "do not compare" not in beside(whole, tmp_path).text
+    text = beside(whole, tmp_path, run={**RUN, "objective": {"kind": "Another"}}).text
+    losses = text.partition("Losses are left out")[2].partition("Losses")[2]
+    assert "These do not compare: the runs differ in objective." in losses
+
+
+def test_losses_of_two_seeds_compare_but_for_their_noise(whole, tmp_path):
+    text = beside(whole, tmp_path, run={**RUN, "train": {"lr": 0.001, "seed": 7}}).text
+    assert text.count("The seeds differ") == 2  # above the numbers, and above the curves
+    assert "training loss, last batch0.50000.5000" in text
+    assert "The seeds differ" not in beside(whole, tmp_path).text
+
+
+def bits(steps, weights="average"):
+    one = {"total": {"mean": 2.125, "error": 0.04}, "steps": steps, "seed": 0}
+    plain = {key: value for key, value in EVALUATION.items() if key != "drawn"}
+    return {**plain, "variational_bits": one, "weights": weights}
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (bits(50), "being unlike: variational bits in steps (250, 50). "),
+        (bits(250, "best average"), "being unlike: the weights (average, best average). "),
+        (bits(250), None),
+    ],
+)
+def test_bits_that_were_measured_in_unlike_ways_are_said_not_to_compare(
+    whole, tmp_path, other, told
+):
+    dump(whole / "evaluation" / "evaluation.json", bits(250))
+    text = beside(whole, tmp_path, **{"evaluation/evaluation": other}).text
+    assert "variational bits, total2.125 ± 0.042.125 ± 0.04" in text
+    assert ("do not compare" in text) == bool(told)
+    assert (told or "") in text
+
+
 def test_held_out_losses_of_an_evaluation_are_compared_nowhere(whole, tmp_path):
     text = beside(whole, tmp_path).text
     assert "variational bits, total2.125 ± 0.042.125 ± 0.04" in text

@@ -71,12 +71,36 @@ class Contestant:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """By how much the samples of one contestant are farther than those of the nearest, `than`.
+
+    error: of that difference, both being of the same seeds and classes; None where not known.
+    """
+
+    name: str
+    than: str
+    distance: float
+    error: float | None
+
+    @property
+    def words(self) -> str:
+        if self.error is None:
+            return f"{self.name} by {self.distance:.3f}, too few samples to say how surely"
+        least = ", which is no more than its error" if abs(self.distance) <= self.error else ""
+        return f"{self.name} by {self.distance:.3f} +- {self.error:.3f}{least}"
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Contestants, the floor (real held-out images against the training images) and the recipe."""
+    """Contestants, the floor (real held-out images against the training images) and the recipe.
+
+    gaps: of all contestants but the nearest.
+    """
 
     contestants: tuple[Contestant, ...]
     floor: Verdict
     facts: dict[str, Any]
+    gaps: tuple[Gap, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -84,6 +108,7 @@ class Comparison:
             "made_by": "sfumato compare",
             **self.facts,
             "floor": asdict(self.floor),
+            "gaps": [asdict(gap) for gap in self.gaps],
             "contestants": [
                 {**asdict(one), "loss": one.loss, "flops_trained": 3 * one.flops * one.images}
                 for one in self.contestants
@@ -117,6 +142,11 @@ def _asked(verdict: Verdict) -> str:
     return f"{verdict.agreement:.1%} +- {verdict.agreement_error:.1%}"
 
 
+def _distance(verdict: Verdict) -> str:
+    error = "" if verdict.frechet_error is None else f" +- {verdict.frechet_error:.3f}"
+    return f"{verdict.frechet:.3f}{error}"
+
+
 def _cells(one: Contestant) -> list[str]:
     return [
         one.name,
@@ -126,7 +156,7 @@ def _cells(one: Contestant) -> list[str]:
         f"{one.images:,}",
         duration(one.seconds),
         f"{one.loss:.4f}",
-        f"{one.verdict.frechet:.3f}",
+        _distance(one.verdict),
         _asked(one.verdict),
     ]
 
@@ -141,7 +171,7 @@ def table(comparison: Comparison) -> list[str]:
     """Aligned lines: headings, a contestant each, the floor."""
     floor = comparison.floor
     rows = [list(HEADINGS), *(_cells(one) for one in comparison.contestants)]
-    rows.append([REAL, *[""] * 6, f"{floor.frechet:.3f}", _asked(floor)])
+    rows.append([REAL, *[""] * 6, _distance(floor), _asked(floor)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     return [
         "  ".join(
@@ -160,13 +190,24 @@ def notes(comparison: Comparison) -> list[str]:
     right = judge.get("held_out_accuracy")
     known = "" if right is None else f" (right on {right:.1%} of the real ones held out)"
     return [
+        *_gaps(comparison),
         f"Same for all: {facts['data']}, {facts['budget']}, batch {facts['batch']}, seed "
         f"{facts['seed']}, {facts['process']}, {facts['parameterization']}; one seed each.",
         f"distance: squared Frechet distance of {n} samples to {judge['images']} training images, "
-        f"in {judge['what']}{known}; it is no FID.",
+        f"in {judge['what']}{known}, and what other samples would change it by; it is no FID.",
         f"Samples: seeds 0 to {n - 1}, {solver}, {sampling['steps']} steps, guidance "
         f"{sampling['guidance']:g}, averaged weights, the classes of the real ones held out.",
         f"On {facts['device']}; time holds previews too. FLOP: forward, a multiply-add is 2.",
+    ]
+
+
+def _gaps(comparison: Comparison) -> list[str]:
+    if not comparison.gaps:
+        return []
+    told = "; ".join(gap.words for gap in comparison.gaps)
+    return [
+        f"Farther than {comparison.gaps[0].than}: {told}. Of other samples; networks trained with "
+        "another seed may differ by more."
     ]
 
 
@@ -226,7 +267,7 @@ def _draw_samples(axes: "Axes", title: str, images: Tensor, columns: int) -> Non
 def _title(one: Contestant) -> str:
     return (
         f"{one.name}\n{short(one.parameters)} parameters, {short(one.flops, 'FLOP')}\n"
-        f"{one.images_per_s:,.0f} images/s, distance {one.verdict.frechet:.3f}"
+        f"{one.images_per_s:,.0f} images/s, distance {_distance(one.verdict)}"
     )
 
 
@@ -244,7 +285,7 @@ def draw_comparison(
     _draw_curves(figure.add_subplot(cells[0, :panels]), comparison, by_time=False)
     _draw_curves(figure.add_subplot(cells[0, panels:]), comparison, by_time=True)
     titles = [_title(one) for one in comparison.contestants]
-    titles.append(f"{REAL}\n\ndistance {comparison.floor.frechet:.3f}")
+    titles.append(f"{REAL}\n\ndistance {_distance(comparison.floor)}")
     for number, (title, images) in enumerate(zip(titles, [*samples, real])):
         axes = figure.add_subplot(cells[1, 2 * number : 2 * number + 2])
         _draw_samples(axes, title, images[chosen], columns)

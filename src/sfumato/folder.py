@@ -103,6 +103,24 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def has_row(folder: Path, kind: str, step: int) -> bool:
+    """Whether metrics.jsonl has a row of this kind at this step.
+
+    A run that goes on looks again at the step of its checkpoint, whose rows rewind_metrics leaves:
+    a checkpoint may be of before that step's look, and an end is looked at whenever it is started.
+    """
+    return any(row["kind"] == kind and row["step"] == step for row in read_metrics(folder))
+
+
+def append_once(folder: Path, row: dict[str, Any]) -> None:
+    """Add the row to metrics.jsonl unless one of its kind and step is there.
+
+    Raises: OSError where the disk refuses.
+    """
+    if not has_row(folder, row["kind"], row["step"]):
+        append_metrics(folder, row)
+
+
 def rewind_metrics(folder: Path, step: int) -> None:
     """Drop the rows after `step`, which a resumed run will write again."""
     rows = [row for row in read_metrics(folder) if row["step"] <= step]

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
-from math import ceil, log2, sqrt
+from math import ceil, isfinite, log2
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from .codec import Pixels
 from .data import ImageData, batch_indices, generator_at
 from .interop.limits import check_sizes
 from .interop.reading import json_of, naming, tensors_of
-from .measuring import Moments, frechet
+from .measuring import Estimate, Moments, class_accuracy, frechet_difference, frechet_estimate
 from .storage import commit_folder, read_folder
 from .training import Batch, TrainConfig, TrainState, take_step
 
@@ -144,13 +144,15 @@ def standardized(
 class Verdict:
     """What a judge measured of a set of images.
 
-    frechet: squared distance to the training images, in its units. agreement: the share of images
-    that it takes for the class asked for, with the standard deviation of that share; None where
-    nothing was asked for. images: how many.
+    frechet: squared distance to the training images, in its units, and what another draw of as many
+    images would change it by; None where the images are too few to say. agreement: the share of
+    images that it takes for the class asked for, with its error; None where nothing was asked for.
+    images: how many.
     """
 
     images: int
     frechet: float
+    frechet_error: float | None
     agreement: float | None
     agreement_error: float | None
 
@@ -163,11 +165,25 @@ def measure(
     labels: the classes asked for, one an image; None, or a judge without classes: no agreement.
     """
     features, classes = judge.look(images)
-    distance = frechet(Moments.of(features), reference)
+    distance = frechet_estimate(features, reference)
+    found = (len(images), distance.mean, known(distance.error))
     if labels is None or not judge.config.classes:
-        return Verdict(len(images), distance, None, None)
-    share = (classes == torch.tensor(list(labels))).double().mean().item()
-    return Verdict(len(images), distance, share, sqrt(share * (1 - share) / len(images)))
+        return Verdict(*found, None, None)
+    share = class_accuracy(classes, torch.tensor(list(labels)))
+    return Verdict(*found, share.mean, share.error)
+
+
+def farther(judge: Judge, images: Tensor, than: Tensor, reference: Moments) -> Estimate:
+    """How much farther images are than others, with its error, which is infinite for few images.
+
+    Row i of both is of one seed and class, so that what they share by it is no doubt.
+    """
+    return frechet_difference(judge.look(images)[0], judge.look(than)[0], reference)
+
+
+def known(error: float) -> float | None:
+    """The error, or None for one that is infinite, which JSON has no word for."""
+    return error if isfinite(error) else None
 
 
 # --- making one

@@ -13,7 +13,7 @@ from torch import Tensor
 from .appearance import Scales, colours, scales
 from .console import reading
 from .covering import density_coverage, precision_recall
-from .data import ImageData, generator_at, spread, subset
+from .data import ImageData, flip, generator_at, spread, subset
 from .feature_cache import FeatureCache, look_at_all
 from .features import Features
 from .measuring import (
@@ -41,13 +41,25 @@ class Real:
 
     reference: those that the drawn ones are compared to. control: as many as were drawn, none of
     them in the reference, for the floors. train, unseen: those that the model was trained on and
-    others, for what it may have learned by heart. None where there are none.
+    others, for what it may have learned by heart. None where there are none. mirrored: whether it
+    was trained on the mirror images too, so that a copy of one is a copy.
     """
 
     reference: ImageData
     control: ImageData | None
     train: ImageData | None
     unseen: ImageData | None
+    mirrored: bool = False
+
+    @property
+    def known(self) -> ImageData:
+        """The images that were trained on; where it is not known which, those of the reference."""
+        return self.reference if self.train is None else self.train
+
+    def known_at(self, index: Tensor) -> Tensor:
+        """The known images of these numbers, (B,); from their count on, the mirror images."""
+        images = self.known.images
+        return flip(images[index % len(images)], index >= len(images))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +85,7 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Quality:
-    """All that was found. neighbours: among the training images, or else the reference's.
+    """All that was found. neighbours: of the drawn images, by Real.known_at.
 
     scales: of drawn images beside the reference; control: of as many other real ones.
     """
@@ -112,13 +124,12 @@ def quality(
     found = measures(network, seen, yard)
     floors = {} if others is None else measures(network, others, yard)
     results = [_result(name, value, floors.get(name), record) for name, value in found.items()]
-    known = real.reference if real.train is None else real.train
-    known_features = yard.features if real.train is None else looked["train"][0]
-    neighbours = neighbours_of(seen.images, seen.features, known.images, known_features)
+    known_features = torch.cat([looked[name][0] for name in ("known", "mirrored") if name in sets])
+    neighbours = neighbours_of(seen.images, seen.features, real, known_features)
     if "unseen" in sets:
         unseen, features = sets["unseen"], looked["unseen"][0]
-        theirs = neighbours_of(unseen, features, known.images, known_features)
-        results += memories(neighbours, theirs, record)
+        theirs = neighbours_of(unseen, features, real, known_features)
+        results += memories(neighbours, theirs, record, real.mirrored)
     again = float(repeats(drawn))
     results.append(Result("Repeated images", again, None, _repeats(others), LOWER, record))
     gap = scales(drawn, real.reference.images)
@@ -128,13 +139,13 @@ def quality(
 
 def image_sets(drawn: Tensor, real: Real) -> dict[str, Tensor]:
     """All images that the network has to look at, by what they are for."""
-    sets = {"real": real.reference.images, "drawn": drawn}
+    sets = {"real": real.reference.images, "drawn": drawn, "known": real.known.images}
+    if real.mirrored:
+        sets["mirrored"] = real.known.images.flip(-1)
     if real.control is not None:
         sets["control"] = real.control.images
-    if real.train is not None:
-        sets["train"] = real.train.images
-        if real.unseen is not None and len(real.unseen) >= LEAST:
-            sets["unseen"] = real.unseen.images
+    if real.train is not None and real.unseen is not None and len(real.unseen) >= LEAST:
+        sets["unseen"] = real.unseen.images
     return sets
 
 
@@ -224,29 +235,50 @@ def _repeats(others: Seen | None) -> float | None:
 
 
 def neighbours_of(
-    images: Tensor, features: Tensor, known: Tensor, known_features: Tensor
+    images: Tensor, features: Tensor, real: Real, known_features: Tensor
 ) -> Neighbours:
-    """The nearest of known images to each of the images."""
-    pixels = nearest(images.flatten(1).float(), known.flatten(1).float())
+    """The nearest known image to each of the images; known_features: of the mirror images last."""
+    known = real.known.images.flatten(1).float()
+    pixels = nearest(images.flatten(1).float(), known)
+    if real.mirrored:  # mirroring both leaves a distance as it is, and these are fewer
+        pixels = _nearer(pixels, nearest(images.flip(-1).flatten(1).float(), known), len(known))
     return Neighbours(nearest(features, known_features), pixels)
 
 
-def memories(drawn: Neighbours, unseen: Neighbours, record: Record) -> list[Result]:
-    """Whether drawn images are nearer to the training images than unseen real ones."""
+def _nearer(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], count: int
+) -> tuple[Tensor, Tensor]:
+    """Of two (distances, indices) the nearer; the second's are counted on from `count`."""
+    closer = second[0] < first[0]
+    pairs = zip((second[0], second[1] + count), first)
+    distances, index = (torch.where(closer, two, one) for two, one in pairs)
+    return distances, index
+
+
+def memories(
+    drawn: Neighbours, unseen: Neighbours, record: Record, mirrored: bool = False
+) -> list[Result]:
+    """Whether drawn images are nearer to the training images than unseen real ones.
+
+    mirrored: whether the neighbours were looked for among mirror images too.
+    """
+    one, all_of_them = "a training image", "training images"
+    if mirrored:
+        one, all_of_them = f"{one} or its mirror image", f"{all_of_them} or of their mirror images"
     pairs = {"pixels": (drawn.pixels, unseen.pixels), "features": (drawn.features, unseen.features)}
     found: Mapping[str, Memory] = {
         what: memory(mine[0], theirs[0]) for what, (mine, theirs) in pairs.items()
     }
     rows = []
     for what, of in found.items():
-        nearer = f"Nearer to a training image than unseen ones are (in {what})"
+        nearer = f"Nearer to {one} than unseen ones are (in {what})"
         copies = f"As near as the nearest {COPY:.0%} of unseen ones (in {what})"
         rows += [
             Result(nearer, of.closer.mean, of.closer.error, 0.5, FLOOR, record),
             Result(copies, of.copies.mean, of.copies.error, of.expected, LOWER, record),
         ]
     exact = float(found["pixels"].exact)
-    return [*rows, Result("Exact copies of training images", exact, None, 0.0, LOWER, record)]
+    return [*rows, Result(f"Exact copies of {all_of_them}", exact, None, 0.0, LOWER, record)]
 
 
 # --- which real images

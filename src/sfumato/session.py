@@ -15,7 +15,7 @@ from . import checkpoint
 from .assembly import by_level
 from .console import Progress, Reporter
 from .devices import is_out_of_memory
-from .folder import append_metrics, read_metrics
+from .folder import append_metrics, has_row, read_metrics
 from .kinds import dumps
 from .pictures import grid, save_png
 from .plots import loss_figure
@@ -208,7 +208,8 @@ class Session:
             row["level_log_snr"] = log_snr
             low, high = row["ema_by_level"][0], row["ema_by_level"][-1]
             by_noise = f" (low noise {low:.3f}, high noise {high:.3f})"
-        self._row(row)
+        if not has_row(self.folder, "held_out", state.step):
+            self._row(row)
         self._keep_best(state, row["ema"])
         self.reporter.say(
             f"held-out loss at step {state.step:,}: {row['raw']:.4f}, averaged weights "

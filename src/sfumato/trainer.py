@@ -20,6 +20,7 @@ from .doctor.record import look_and_leave
 from .folder import (
     DataCard,
     append_metrics,
+    has_row,
     new_folder,
     read_card,
     read_metrics,
@@ -372,8 +373,7 @@ class Trainer:
         shown = session.task.show(state.average, quick=self.trial)
         if shown is not None:
             session.save_grid(state, shown, session.folder / "samples.png")
-        rows = read_metrics(session.folder)  # an end that was cut short has no such row
-        if not any(row["kind"] == "test" and row["step"] == state.step for row in rows):
+        if not has_row(session.folder, "test", state.step):  # an end that was cut short has none
             self._test(state, session)
         session.draw_losses(state)
         self._film(session)

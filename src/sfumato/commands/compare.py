@@ -22,7 +22,16 @@ from torch import Tensor
 from .. import checkpoint
 from ..arguments import Compare, UsageError, seconds
 from ..assembly import Splits, splits_of
-from ..comparing import Comparison, Contestant, comparison_figure, curve_of, notes, speed_of, table
+from ..comparing import (
+    Comparison,
+    Contestant,
+    Gap,
+    comparison_figure,
+    curve_of,
+    notes,
+    speed_of,
+    table,
+)
 from ..conditions import Captions
 from ..config import Run
 from ..console import Reporter, reading
@@ -30,9 +39,19 @@ from ..data import ImageData, fingerprint, spread, subset
 from ..devices import pick_device
 from ..folder import read_metrics
 from ..generation import Order
-from ..judging import Judge, Verdict, load_judge, measure, save_judge, train_judge
+from ..judging import (
+    Judge,
+    Verdict,
+    farther,
+    known,
+    load_judge,
+    measure,
+    save_judge,
+    train_judge,
+)
 from ..kinds import dumps, near, read_run, to_dict
 from ..loading import Loaded, load_run
+from ..measuring import Moments
 from ..networks.describe import flops, parameter_count
 from ..pictures import replacing
 from ..planning import check_same, load_data
@@ -315,12 +334,26 @@ def tell(
         contestants.append(contestant_of(loaded, verdict))
     floor = measure(judge, real.images, labels, reference)
     facts = facts_of(runs[0], splits.train, judge, device, len(splits.held_out))
-    comparison = Comparison(tuple(contestants), floor, facts)
+    gaps = gaps_of(contestants, drawn, judge, reference)
+    comparison = Comparison(tuple(contestants), floor, facts, gaps)
     write_file(out / "compare.json", json.dumps(comparison.as_json(), indent=1).encode())
     comparison_figure(comparison, drawn, real.images, labels, out / "compare.png")
     for line in ["", *table(comparison), "", *notes(comparison)]:
         reporter.say(line)
     reporter.say(f"Written: {out / 'compare.png'} and {out / 'compare.json'}")
+
+
+def gaps_of(
+    contestants: Sequence[Contestant], drawn: Sequence[Tensor], judge: Judge, reference: Moments
+) -> tuple[Gap, ...]:
+    """How much farther the samples of each are than those of the nearest contestant."""
+    nearest = min(range(len(drawn)), key=lambda number: contestants[number].verdict.frechet)
+    gaps = []
+    for number, one in enumerate(contestants):
+        if number != nearest:
+            found = farther(judge, drawn[number], drawn[nearest], reference)
+            gaps.append(Gap(one.name, contestants[nearest].name, found.mean, known(found.error)))
+    return tuple(gaps)
 
 
 def real_ones(held: ImageData, wanted: int, reporter: Reporter) -> ImageData:

@@ -52,7 +52,7 @@ def measure_drawn(subject: Subject, compared: tuple[str, Real]) -> Drawn:
     loaded = load_run(str(subject.folder), subject.device, best=args.best)
     loaded = guided_as(loaded, loaded.run.sampling)
     loaded.tell_moved(subject.say)
-    known = real.reference if real.train is None else real.train
+    known = real.known
     network = network_of(subject, known)
     network(known.images[:1])  # what it can't see is refused before images are drawn for an hour
     order = order_of(loaded, known, args.samples or 0)
@@ -69,7 +69,7 @@ def measure_drawn(subject: Subject, compared: tuple[str, Real]) -> Drawn:
         },
     }
     return Drawn(
-        numbers, table(found.results, columns()), partial(draw_pictures, images, known, found)
+        numbers, table(found.results, columns()), partial(draw_pictures, images, real, found)
     )
 
 
@@ -225,18 +225,18 @@ def _number(value: float) -> str:
 
 
 def draw_pictures(
-    images: Tensor, known: ImageData, found: Quality, folder: Path, settings: Settings
+    images: Tensor, real: Real, found: Quality, folder: Path, settings: Settings
 ) -> None:
-    save_png(nearest_picture(images, known, found), folder / "nearest.png", settings)
+    save_png(nearest_picture(images, real, found), folder / "nearest.png", settings)
     scales_figure(found.scales, found.control, folder / "spectrum.png", settings)
 
 
-def nearest_picture(images: Tensor, known: ImageData, found: Quality) -> Any:
+def nearest_picture(images: Tensor, real: Real, found: Quality) -> Any:
     """Drawn images from the nearest to its training image to the farthest; these below, twice."""
     by_features, by_pixels = found.neighbours.features, found.neighbours.pixels
     order = by_features[0].argsort()
     shown = order[torch.linspace(0, len(order) - 1, min(COLUMNS, len(order))).long()]
-    rows = [images[shown], known.images[by_features[1][shown]], known.images[by_pixels[1][shown]]]
+    rows = [images[shown], *(real.known_at(by[1][shown]) for by in (by_features, by_pixels))]
     return grid(
         torch.cat(rows),
         columns=len(shown),

@@ -217,7 +217,8 @@ def real_images(args: Evaluate, run: AnyRun, card: DataCard, say: Say) -> tuple[
         raise ValueError(f"{args.run} kept no {args.against} images: give another --against.")
     others = unseen if args.against == "train" else splits.train
     reference, control = control_of(chosen, others, args.samples, in_shares(run))
-    return f"{args.against} images of {chosen.name}", Real(reference, control, splits.train, unseen)
+    real = Real(reference, control, splits.train, unseen, mirrored=run.data.flip)
+    return f"{args.against} images of {chosen.name}", real
 
 
 def in_shares(run: AnyRun) -> bool:

@@ -133,7 +133,8 @@ def metric_facts(rows: list[dict[str, Any]]) -> dict[str, str]:
         facts["test loss"] = f"{test['ema']:.4f}, averaged weights, at step {test['step']:,}"
     if scores := last.get("accuracy"):
         shares = (f"{score['accuracy']:.1%} at {score['ratio']:g}" for score in scores["levels"])
-        facts["right by sigma / alpha"] = ", ".join(shares)
+        of = f", of {scores['of']}" if "of" in scores else ""  # which runs of before did not tell
+        facts["right by sigma / alpha"] = ", ".join(shares) + of
     return facts
 
 

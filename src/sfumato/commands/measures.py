@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from math import log, sqrt
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def levels_of(subject: Subject, losses: Tensor) -> list[Level]:
     """
     shares = min(LEVELS, len(losses) // 2)
     return [
-        {"log_snr": log_snr, **asdict(Estimate.of(part)), "images": len(part)}
+        {"log_snr": log_snr, **asdict(Estimate.in_order(part)), "images": len(part)}
         for log_snr, part in zip(level_log_snr(subject.run, shares), losses.tensor_split(shares))
     ]
 
@@ -80,9 +80,9 @@ def loss_numbers(
 ) -> dict[str, Any]:
     recipe = (
         f"{subject.run.objective} of each image once, with the fixed noise and the evenly spread "
-        f"times of training's held-out loss; {subject.measured_on(step)}"
+        f"times of training's held-out loss, the error at these times; {subject.measured_on(step)}"
     )
-    return {"recipe": recipe, **asdict(Estimate.of(losses)), "levels": levels}
+    return {"recipe": recipe, **asdict(Estimate.in_order(losses)), "levels": levels}
 
 
 def level_words(levels: list[Level]) -> str:
@@ -109,7 +109,7 @@ def measure_diffusion(subject: Subject) -> Report:
     losses = losses_of(loaded.denoiser, no_grad(loss_of(loaded.run)), batch, BATCH)
     levels = levels_of(subject, losses)
     numbers = {"loss": loss_numbers(subject, loaded.step, losses, levels)}
-    words = {"loss": pair(Estimate.of(losses)), "by log-SNR": level_words(levels)}
+    words = {"loss": pair(Estimate.in_order(losses)), "by log-SNR": level_words(levels)}
     if not isinstance(loaded.run.codec, Pixels):
         note = (
             "Bits per dimension are for models of pixels only: here they would be bits of latents, "
@@ -346,7 +346,7 @@ def measure_classifier(subject: Subject) -> Report:
     }
     chance = log(run.network.classes)
     words = {
-        "loss": f"{pair(Estimate.of(losses))} nats; who knows nothing has {chance:.4f}",
+        "loss": f"{pair(Estimate.in_order(losses))} nats; who knows nothing has {chance:.4f}",
         "by log-SNR": level_words(levels),
         "right": ", ".join(f"{s.accuracy:.1%} at {s.ratio:g}" for s in scores)
         + " times as much noise as signal",
@@ -366,8 +366,9 @@ def scores_of(subject: Subject, model: Any) -> list[LevelScore]:
 
 
 def accuracy_error(score: LevelScore) -> float:
-    """The standard deviation of a share, sqrt(p (1 - p) / n)."""
-    return sqrt(score.accuracy * (1 - score.accuracy) / score.images)
+    """That of a share of so many images: all of them right is not right without a doubt."""
+    right = torch.arange(score.images) < round(score.accuracy * score.images)
+    return Estimate.share(right).error
 
 
 def draw_scores(

@@ -192,7 +192,9 @@ def flags_of(path: Path, config: ADMConfig) -> tuple[Flags, str]:
     return dict(DEFAULTS), (
         f"How many heads it has, and its schedule, are in no tensor: the program's defaults are "
         f"taken, 4 heads and linear betas. If it was trained otherwise, write its flags to "
-        f'{beside.name} beside it, as {{"num_head_channels": 64, "noise_schedule": "cosine"}}.'
+        f'{beside.name} beside it, as {{"num_head_channels": 64, "noise_schedule": "cosine"}}, or '
+        'of improved-diffusion {"diffusion_steps": 4000, "noise_schedule": "cosine", '
+        '"rescale_timesteps": true}.'
     )
 
 
@@ -207,9 +209,25 @@ def checked(path: Path) -> Flags:
             raise ValueError(f"{path}: {name} is {flags[name]}; only {value} can be read")
     for name, value in wrong_types(flags):
         raise ValueError(f"{path}: {name} is {value!r}, which is not of the type of its default")
+    check_clock(path, flags)
     if flags.get("noise_schedule", "linear") not in SCHEDULES:
         raise ValueError(f"{path}: noise_schedule is one of {', '.join(SCHEDULES)}")
     return flags
+
+
+def check_clock(path: Path, flags: Flags) -> None:
+    """Raises ValueError where the two programs, whose tensors are alike, would tell other times.
+
+    Of 1,000 steps the rescaled ones are the steps.
+    """
+    steps = flags.get("diffusion_steps", 1000)
+    if steps != 1000 and "rescale_timesteps" not in flags:
+        raise ValueError(
+            f"{path}: diffusion_steps is {steps} and rescale_timesteps is not given, which is to "
+            "say whether the network was told the step, or its share of all steps times 1000: add "
+            '"rescale_timesteps": true for improved-diffusion, false for guided-diffusion, which '
+            "are their defaults"
+        )
 
 
 def wrong_types(flags: Flags) -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,8 @@ SPECTRA_TEXT = (
 )
 NEAREST_TEXT = (
     "Drawn images from the nearest to its training image to the farthest; below each the training "
-    "image that is nearest by features, and by pixels. Copies would show here."
+    "image that is nearest by features, and by pixels, or its mirror image where these were "
+    "trained on too. Copies would show here."
 )
 SPECTRUM_TEXT = "Power by frequency of drawn images beside that of real ones."
 DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError)

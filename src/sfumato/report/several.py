@@ -1,7 +1,8 @@
 """Several runs side by side: what differs, what came of it, and what may be compared.
 
 Losses stand beside one another only where objective, process, data and codec are one; measures of
-drawn images only where everything but the run is one. Where they may not, the page says why.
+drawn images only where everything but the run is one. Where they may not, the page says why, and
+beside bits that were measured in unlike ways it says what of them compares.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from .reading import newest, read_object, read_rows
 from .trained import facts_of, flat
 
 LOSS_NEEDS = ("objective", "process", "codec", "parameterization")
+HELD_BY = ("held_out", "test")  # settings of the data that choose which images are held out
+MEASURED_BY = ("steps", "seed")  # numbers beside a mean, in which two of a name may be unlike
 OF_RUNS = ("run", "step", "version")  # in which the records of two runs may differ
 LOSSES = ("held-out loss, EMA", "held-out loss, raw", "training loss, last batch")
 PICTURES = (
@@ -35,10 +38,15 @@ def body(folders: Sequence[Path]) -> list[str]:
     """The sections of a comparison."""
     names = names_of(folders)
     runs = [read_object(folder / "run.json") for folder in folders]
+    why = loss_differs(folders, runs)
+    apart = f"These do not compare: the runs differ in {why}." if why else noise_of(runs)
     return [
         numbers(folders, names, runs),
         measures(folders, names),
-        *[side_by_side(folders, names, file, title) for file, title in PICTURES],
+        *[
+            side_by_side(folders, names, file, title, apart if title == "Losses" else "")
+            for file, title in PICTURES
+        ],
         differences(names, runs),
     ]
 
@@ -56,12 +64,17 @@ def numbers(
     shown = [name for name in known if not (why and name in LOSSES)]
     rows = [(name, *(column.get(name, "") for column in columns)) for name in shown]
     verdicts = [verdict_of(folder) for folder in folders]
-    note = paragraph(f"Losses are left out: these runs differ in {why}.") if why else ""
+    note = _note(f"Losses are left out: these runs differ in {why}." if why else noise_of(runs))
     told = "".join(
         f"<p>{escape(name)}{verdict}</p>" for name, verdict in zip(names, verdicts) if verdict
     )
     grid = table(("", *names), rows, tuple(range(1, len(names) + 1)))
     return section("Numbers", grid, note, told)
+
+
+def _note(text: str) -> str:
+    """A paragraph, where there is something to say."""
+    return paragraph(text) if text else ""
 
 
 def _facts(folder: Path) -> dict[str, str]:
@@ -76,7 +89,20 @@ def loss_differs(folders: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> 
     differing = [
         part for part in LOSS_NEEDS if any(run.get(part) != runs[0].get(part) for run in runs)
     ]
+    held = [[run.get("data", {}).get(name) for name in HELD_BY] for run in runs]
+    if any(each != held[0] for each in held):
+        differing.append("the images held out")
     return ", ".join([*differing, *(["data"] if len(prints) > 1 else [])])
+
+
+def noise_of(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What losses that compare differ by all the same; nothing where the seed is one."""
+    if len({run.get("train", {}).get("seed") for run in runs}) == 1:
+        return ""
+    return (
+        "The seeds differ: held-out losses are of the same images with other noise, so that a "
+        "small difference may be the noise's."
+    )
 
 
 def measures(folders: Sequence[Path], names: Sequence[str]) -> str:
@@ -98,7 +124,35 @@ def _means(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[s
         dict(estimates({k: v for k, v in record.items() if k not in ("drawn", "loss")}, ""))
         for record in records
     ]
-    return _rows(columns, names, "mean")
+    rows = _rows(columns, names, "mean")
+    return [_note(unlike(records)), *rows] if rows else []
+
+
+def unlike(records: Sequence[Mapping[str, Any]]) -> str:
+    """In what the means were measured unlike one another, in words; nothing where they were not."""
+    found = [
+        f"{name.replace('_', ' ')} in {by} ({', '.join(map(str, values))})"
+        for name in dict.fromkeys(name for record in records for name in record)
+        for by in MEASURED_BY
+        if len(values := _values(records, name, by)) > 1
+    ]
+    weights = list(dict.fromkeys(record["weights"] for record in records if "weights" in record))
+    found += [f"the weights ({', '.join(map(str, weights))})"] if len(weights) > 1 else []
+    if not found:
+        return ""
+    told = (
+        f"These do not compare as they are, being unlike: {'; '.join(found)}. sfumato evaluate "
+        "each of the runs in the same way."
+    )
+    if not any("bits" in each for each in found):
+        return told
+    return f"{told} More steps alone make a bound smaller, and parts of two bounds do not compare."
+
+
+def _values(records: Sequence[Mapping[str, Any]], name: str, by: str) -> list[Any]:
+    """The different values of `by` beside the mean of this name."""
+    means = [record[name] for record in records if isinstance(record.get(name), Mapping)]
+    return list(dict.fromkeys(mean[by] for mean in means if by in mean))
 
 
 def _drawn(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
@@ -134,8 +188,10 @@ def _rows(columns: Sequence[Mapping[str, Any]], names: Sequence[str], value: str
 # --- pictures and settings
 
 
-def side_by_side(folders: Sequence[Path], names: Sequence[str], file: str, title: str) -> str:
-    """The picture of this name of each run that has it."""
+def side_by_side(
+    folders: Sequence[Path], names: Sequence[str], file: str, title: str, note: str = ""
+) -> str:
+    """The picture of this name of each run that has it, below the note."""
     style = "" if file == "samples.png" else "plot"
     cards = [
         f"<figure><h3>{escape(name)}</h3>"
@@ -143,7 +199,8 @@ def side_by_side(folders: Sequence[Path], names: Sequence[str], file: str, title
         for folder, name in zip(folders, names)
         if (folder / file).is_file()
     ]
-    return section(title, f'<div class="sides">{"".join(cards)}</div>') if cards else ""
+    sides = f'<div class="sides">{"".join(cards)}</div>'
+    return section(title, _note(note), sides) if cards else ""
 
 
 def differences(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:

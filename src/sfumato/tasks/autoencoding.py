@@ -10,7 +10,7 @@ from ..assembly import splits_of
 from ..config import AutoencoderRun
 from ..data import ImageData, generator_at
 from ..devices import DTYPES
-from ..folder import append_metrics
+from ..folder import append_once
 from ..latents import IN_RUN, measure, save_codec
 from ..networks.describe import counted_call
 from ..reconstruction import batches, held_out_batch, loss_of, psnr, reconstruct
@@ -109,7 +109,7 @@ class Autoencoding:
         folder = self.parts.folder
         weights = state.average.state_dict()
         save_codec(folder / IN_RUN, self.run.network, weights, means, stds, facts)
-        append_metrics(folder, {"kind": "codec", "step": state.step, **facts})
+        append_once(folder, {"kind": "codec", "step": state.step, **facts})
         rounded = ", ".join(f"{std:.3g}" for std in stds)
         return [
             f"{facts['psnr_db']:.2f} dB PSNR, KL {facts['kl_nats_an_image']:,.0f} nats an image, "

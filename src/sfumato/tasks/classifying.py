@@ -11,9 +11,10 @@ from ..classification import LevelScore, NoisyClassifier, scores_by_level
 from ..codec import Pixels
 from ..conditions import cond_of
 from ..config import ClassifierRun
+from ..console import count
 from ..data import ImageData, generator_at
 from ..devices import DTYPES
-from ..folder import append_metrics
+from ..folder import append_once
 from ..networks.describe import counted_call
 from ..objective import draws
 from ..process import Process
@@ -29,6 +30,7 @@ def reached(process: Process) -> tuple[float, ...]:
 
 
 COLUMNS = 8
+MOST_SCORED = 512  # images whose classes are asked for at every noise level
 
 
 def build_classifier(run: ClassifierRun, device: torch.device) -> NoisyClassifier:
@@ -99,13 +101,22 @@ class Classifying:
         return model.network(batch["eps"], level).float()  # type: ignore[operator]
 
     def _held(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(x0, labels, eps) of the held-out images, or of as many of the others."""
+        """(x0, labels, eps) of the held-out images, or else of those that it is trained on."""
         data = self.parts.held_out or self.parts.train
         assert data.labels is not None
-        images, device = data.images[:512], self.parts.device
+        images, device = data.images[:MOST_SCORED], self.parts.device
         _, eps = draws(images, generator_at(self.run.train.seed, "accuracy"))
         x0 = Pixels().encode(images)
-        return x0.to(device), data.labels[:512].to(device), eps.to(device)
+        return x0.to(device), data.labels[:MOST_SCORED].to(device), eps.to(device)
+
+    def _which(self) -> str:
+        """What the scored images are: of those trained on, scores say nothing of others."""
+        held = self.parts.held_out
+        some = min(MOST_SCORED, len(held or self.parts.train))
+        if held is None:
+            return f"{count(some)} of the images that it was trained on, none being held out"
+        part = count(some) if some == len(held) else f"{count(some)} of {count(len(held))}"
+        return f"{part} held-out images"
 
     def _scores(
         self, model: nn.Module, x0: Tensor, labels: Tensor, eps: Tensor
@@ -123,15 +134,19 @@ class Classifying:
             noisy = x0[few] + score.ratio * eps[few]
             seen.append(Pixels().decode(noisy / (1 + score.ratio**2) ** 0.5))
         names = [f"noise {score.ratio:g}: {score.accuracy:.0%} right" for score in scores]
-        facts = {"accuracy": {str(score.ratio): score.accuracy for score in scores}}
+        facts = {
+            "accuracy": {str(score.ratio): score.accuracy for score in scores},
+            "accuracy_of": self._which(),
+        }
         return Shown(torch.cat(seen).cpu(), COLUMNS, names, facts)
 
     def finish(self, state: TrainState) -> list[str]:
         scores = self._scores(state.average, *self._held())
         rows = [{"ratio": s.ratio, "accuracy": s.accuracy, "nats": s.cross_entropy} for s in scores]
-        append_metrics(self.parts.folder, {"kind": "accuracy", "step": state.step, "levels": rows})
+        row = {"kind": "accuracy", "step": state.step, "of": self._which(), "levels": rows}
+        append_once(self.parts.folder, row)
         words = ", ".join(f"{s.accuracy:.1%} at {s.ratio:g}" for s in scores)
         return [
-            f"right on held-out images, by sigma / alpha: {words}",
+            f"right on {self._which()}, by sigma / alpha: {words}",
             f"Next: sfumato sample RUN --classifier {self.parts.folder} --classifier-scale 2",
         ]
