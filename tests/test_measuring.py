@@ -7,6 +7,7 @@ import torch
 
 from conftest import normal
 from sfumato.covering import density_coverage, precision_recall
+from sfumato.discrepancy import kernel_distance, mmd
 from sfumato.measuring import (
     Estimate,
     Moments,
@@ -16,9 +17,7 @@ from sfumato.measuring import (
     frechet,
     frechet_difference,
     frechet_estimate,
-    kernel_distance,
     memory,
-    mmd,
     nearest,
     radii,
     repeats,

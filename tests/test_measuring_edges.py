@@ -7,16 +7,14 @@ from torch import Tensor
 from conftest import f64, normal
 from sfumato.covering import density_coverage, precision_recall
 from sfumato.data import generator_at
+from sfumato.discrepancy import _variance_of_draw, kernel_distance, mmd
 from sfumato.measuring import (
     Moments,
     _parts,
-    _variance_of_draw,
     frechet,
     frechet_estimate,
     inside,
-    kernel_distance,
     memory,
-    mmd,
     radii,
 )
 

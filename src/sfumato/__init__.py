@@ -34,8 +34,8 @@ _MODULES = {  # module: the public names in it
     "evaluation": "flow_bits variational_bits",
     "spectra": "radial_power",
     "features": "Features features_of",
-    "measuring": "Estimate Moments class_accuracy class_balance frechet frechet_estimate "
-    "kernel_distance nearest",
+    "measuring": "Estimate Moments class_accuracy class_balance frechet frechet_estimate nearest",
+    "discrepancy": "kernel_distance",
     "covering": "density_coverage precision_recall",
     "tuning": "Pairs Table fitted_rows refined table_of",
     "tuned_runs": "Tuned find_tuned",
@@ -84,6 +84,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .covering import density_coverage, precision_recall
     from .data import ImageData, load
     from .denoiser import Clipped, Denoiser, DynamicallyThresholded, NetworkDenoiser, OnProcess
+    from .discrepancy import kernel_distance
     from .discrete import CosineBetas, DiscreteVP, LinearBetas, ScaledLinearBetas, SigmoidBetas
     from .doctor import Finding, look_at_data, look_at_plan, look_at_run, verdict
     from .evaluation import flow_bits, variational_bits
@@ -111,7 +112,6 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
         class_balance,
         frechet,
         frechet_estimate,
-        kernel_distance,
         nearest,
     )
     from .multistep import DEIS, IPNDM, LMS, DPMSolverPP, TimeDEIS, UniPC

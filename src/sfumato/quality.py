@@ -14,6 +14,7 @@ from .appearance import Scales, colours, scales
 from .console import reading
 from .covering import density_coverage, precision_recall
 from .data import ImageData, flip, generator_at, spread, subset
+from .discrepancy import kernel_distance
 from .feature_cache import FeatureCache, look_at_all
 from .features import Features
 from .measuring import (
@@ -24,7 +25,6 @@ from .measuring import (
     class_accuracy,
     class_balance,
     frechet_estimate,
-    kernel_distance,
     memory,
     nearest,
     repeats,
