@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import count
-from math import inf, isnan
+from math import gamma, inf, isnan, pi, sqrt
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +24,7 @@ from sfumato.sweeping import (
     bent,
     calls_of,
     candidates,
+    clear_from,
     converged,
     floor,
     grids_for,
@@ -181,30 +182,56 @@ def test_nearest_is_the_best_grid_of_each_solver_and_no_noise():
 
 
 def test_a_tie_is_what_the_same_images_cannot_tell_apart():
-    best = row(0.1, [0.01, 0.02, 0.03, 0.02])
-    near = row(0.1, [0.011, 0.019, 0.031, 0.02], name="deis")
-    far = row(0.2, [0.03, 0.04, 0.051, 0.04], name="lms")
+    best = row(0.1, 4 * [0.01, 0.02, 0.03, 0.02])
+    near = row(0.1, 4 * [0.011, 0.019, 0.031, 0.02], name="deis")
+    far = row(0.2, 4 * [0.03, 0.04, 0.051, 0.04], name="lms")
     assert ties([best, near, far]) == [near]
-    near = row(0.1, [0.020, 0.011, 0.040, 0.012], name="deis")
-    above = row(0.2, [0.012, 0.022, 0.032, 0.022], name="unipc")  # of best, not of near
+    near = row(0.1, 4 * [0.020, 0.011, 0.040, 0.012], name="deis")
+    above = row(0.2, 4 * [0.012, 0.022, 0.032, 0.022], name="unipc")  # of best, not of near
     assert ties([best, near, above]) == [near]
+    assert ties([best, far], times=10**9) == []
+    less = 1.4 * torch.linspace(1, 2, 16) + torch.tensor([0.4, -0.4] * 8)
+    noisy = [row(0.1, torch.linspace(1, 2, 16).tolist()), row(0.2, less.tolist())]
+    assert ties(noisy) == []
+    assert ties(noisy, times=10**6) == noisy[1:]
 
 
-def test_the_best_of_many_alike_is_called_clearly_better_no_more_often_than_promised():
-    """16 solvers of one true distance: of 120 gaps some are large by chance."""
+@pytest.mark.parametrize(("solvers", "images"), [(2, 16), (2, 64), (16, 16), (16, 64)])
+def test_the_best_of_many_alike_is_called_clearly_better_no_more_often_than_promised(
+    solvers, images
+):
+    """Solvers of one true distance: of 120 gaps some are large by chance."""
     dice = torch.Generator().manual_seed(0)
     told = 0
-    for _ in range(300):
-        squares = (0.1 * torch.randn(16, 64, generator=dice, dtype=torch.float64)).exp()
+    for _ in range(600):
+        squares = (torch.randn(solvers, images, generator=dice, dtype=torch.float64) / 10).exp()
         rows = sorted(
             (row(s.mean().item(), s.tolist()) for s in squares), key=lambda r: r.rival.distance
         )
-        told += len(ties(rows)) < 15
-    assert told / 300 <= 0.05  # 0.24 where only the first's own 15 gaps are counted
+        told += len(ties(rows)) < solvers - 1
+    assert told / 600 <= 0.05  # of 2 by 64: 0.07 if only one of them could have been the farther
+
+
+def test_so_few_images_tell_nothing_apart():
+    few = [row(0.1, [1.0] * 15), row(0.2, [2.0, 2.1, 2.2] * 5)]
+    more = [row(0.1, [1.0] * 16), row(0.2, [2.0, 2.1] * 8)]
+    assert (ties(few), ties(more)) == (few[1:], [])
+
+
+@pytest.mark.parametrize("freedom", [15, 63])
+@pytest.mark.parametrize("chance", [0.025, 1e-3, 1e-5])
+def test_what_is_clear_is_students_t(freedom, chance):
+    """By its density, added up from there to infinity in 1 / t."""
+    t = clear_from(1 - chance, freedom)
+    s = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000 / t
+    norm = gamma((freedom + 1) / 2) / gamma(freedom / 2) / sqrt(freedom * pi)
+    density = norm * (1 + 1 / (freedom * s**2)) ** (-(freedom + 1) / 2)
+    beyond = (density / s**2).mean().item() / t
+    assert beyond == pytest.approx(chance, rel=0.2 if freedom == 15 else 0.005)
 
 
 def test_one_image_far_off_does_not_hide_what_all_the_others_say():
-    best = torch.linspace(1, 2, 15, dtype=torch.float64)
+    best = torch.linspace(1, 2, 17, dtype=torch.float64)
     worse = 1.5 * best
     assert is_farther(worse, best)
     worse[0] = 100  # now the mean of the gaps is as large as its error

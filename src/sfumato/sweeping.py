@@ -31,6 +31,7 @@ CHECKED = 8  # images that the floor is of
 GRIDS_EACH = 2  # of a solver that are judged on new noise; the better one counts
 MANY = 15  # calls from which the whole range of noise comes first
 WRONG = 0.05  # of sweeps may call a solver clearly worse that is not
+FEW = 16  # images; of fewer nothing is called worse
 TINY = 1e-30  # of a squared distance: below it lies no float32's rounding
 NOISY = {  # solvers that add noise, and whose grid and steps each takes
     "ddpm-large": "ddim",
@@ -217,22 +218,36 @@ def nearest(rows: Sequence[Row]) -> list[Row]:
     return list(first.values())
 
 
-def ties(rows: Sequence[Row]) -> list[Row]:
+def ties(rows: Sequence[Row], times: int = 1) -> list[Row]:
     """The rows after the first, of those of nearest, that these images can't tell from it.
 
-    The first was picked by the same images, so that any pair could have been looked at.
+    times: at how many numbers of calls and guidances the sweep asks. The first was picked by the
+    same images, so that either of any pair could have been found farther.
     """
-    pairs = comb(len(rows), 2)
-    return [row for row in rows[1:] if not is_farther(row.squares, rows[0].squares, pairs)]
+    looks = 2 * comb(len(rows), 2) * times
+    return [row for row in rows[1:] if not is_farther(row.squares, rows[0].squares, looks)]
+
+
+def clear_from(chance: float, freedom: int) -> float:
+    """About Student's t that is not exceeded with this chance: Cornish and Fisher's expansion.
+
+    Abramowitz and Stegun (1964), 26.7.5 (from memory). Of 15 degrees and a chance
+    of 1e-5 it is exceeded 1.2 times as often.
+    """
+    z = NormalDist().inv_cdf(chance)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / freedom + second / freedom**2
 
 
 def is_farther(squares: Tensor, others: Tensor, looks: int = 1) -> bool:
     """Whether squared distances (images,) are clearly larger than others' of the same images.
 
     Of them or of their logarithms, whose mean no single image decides. looks: at how many such
-    pairs one looks; the more, the larger a gap is found by chance (Bonferroni's bound).
+    gaps one looks; the more, the larger one is found by chance (Bonferroni's bound). Of fewer than
+    FEW images none is clear.
     """
-    clear = NormalDist().inv_cdf(1 - WRONG / (2 * looks))  # standard errors; 2 gaps a look
-    clear += (clear**3 + clear) / (4 * max(1, len(squares) - 1))  # Student's t, to first order
+    if len(squares) < FEW:
+        return False
+    clear = clear_from(1 - WRONG / (2 * looks), len(squares) - 1)
     gaps = (squares - others, squares.clamp(min=TINY).log() - others.clamp(min=TINY).log())
     return any(bool(gap.mean() > clear * gap.std() / sqrt(len(gap))) for gap in gaps)

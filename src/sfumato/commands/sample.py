@@ -66,12 +66,13 @@ def order_of(args: Sample, loaded: Loaded) -> Order:
 
 
 def each_shows(wanted: Sequence[T], count: int, columns: int) -> list[T]:
-    """What each image shows: of classes or prompts one a row, or all in turn where rows run out.
+    """What each image shows: of classes or prompts one a row; all in turn where rows run out.
 
-    So the first ten images of ten classes are one of each, and not ten of the first.
+    So ten images of ten classes are one of each, and not ten of the first. In turn only where each
+    column then shows one of them, which the grid can name.
     """
-    rows = -(-count // columns)
-    if rows < len(wanted):
+    in_columns = count <= columns or columns % len(wanted) == 0
+    if -(-count // columns) < len(wanted) and in_columns:
         return [wanted[i % len(wanted)] for i in range(count)]
     return [wanted[i // columns % len(wanted)] for i in range(count)]
 
@@ -159,7 +160,7 @@ def folder_of_pictures(wanted: Path) -> Iterator[Path]:
     try:
         yield out
     finally:
-        if not any(out.iterdir()):
+        if out.is_dir() and not any(out.iterdir()):
             out.rmdir()
 
 
@@ -214,11 +215,11 @@ def row_labels(order: Order, names: tuple[str, ...], columns: int) -> list[str] 
 
 
 def column_labels(order: Order, names: tuple[str, ...], columns: int) -> list[str] | None:
-    """The class of each column of the grid; None where a column mixes classes, or shows prompts."""
-    labels = order.labels
-    if labels is None or any(labels[i] != labels[i % columns] for i in range(len(labels))):
+    """What each column of the grid shows; None where a column mixes classes."""
+    each = named(order, names)
+    if each is None or any(each[i] != each[i % columns] for i in range(len(each))):
         return None
-    return [names[label] for label in labels[:columns]]
+    return each[:columns]
 
 
 def write_grid(

@@ -334,15 +334,17 @@ def row_record(loaded: Loaded, row: Row) -> dict[str, Any]:
     }
 
 
-def rows_record(loaded: Loaded, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def rows_record(loaded: Loaded, rows: Sequence[Row], guidances: int) -> list[dict[str, Any]]:
     """The rows; the nearest of each number of calls with the names of those that it ties with."""
-    made = []
-    for calls in sorted({row.calls for row in rows}):
+    made, counts = [], sorted({row.calls for row in rows})
+    for calls in counts:
         of = [row for row in rows if row.calls == calls]
         near = nearest(of)
         for row in of:
-            more = {"ties": [r.rival.name for r in ties(near)]} if near[:1] == [row] else {}
-            made.append({**row_record(loaded, row), **more})
+            made.append(row_record(loaded, row))
+            if near[:1] == [row]:
+                same = ties(near, len(counts) * guidances)
+                made[-1]["ties"] = [one.rival.name for one in same]
     return made
 
 
@@ -368,7 +370,7 @@ def record_of(
         "seconds": round(taken, 1),
         "quality": None if judge is None else judge.record(),
         "own": [row_record(loaded, part.own) for part in swept if part.own is not None],
-        "rows": [row for part in swept for row in rows_record(loaded, part.rows)],
+        "rows": [row for part in swept for row in rows_record(loaded, part.rows, len(swept))],
     }
 
 
