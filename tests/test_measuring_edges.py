@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from conftest import f64, normal
+from sfumato import discrepancy
 from sfumato.covering import density_coverage, precision_recall
 from sfumato.data import generator_at
-from sfumato.discrepancy import _variance_of_draw, kernel_distance, mmd
+from sfumato.discrepancy import _shares, kernel_distance, mmd, variance
 from sfumato.measuring import (
     Moments,
     _parts,
@@ -85,22 +86,28 @@ def test_the_kernel_distances_error_is_never_below_that_of_its_subsets():
     assert told == pytest.approx(values.std().item(), rel=0.35)
 
 
-@pytest.mark.parametrize("sizes", [(60, 600), (600, 60)])
-def test_the_kernel_distances_error_counts_either_set_by_its_own_size(sizes):
-    """Over 60 draws of sets that are apart, where one is ten times the other."""
-    found = [
-        kernel_distance(normal(sizes[0], 3, seed=s), normal(sizes[1], 3, seed=500 + s) + 0.8, 40)
-        for s in range(60)
-    ]
-    told = sum(each.error for each in found) / len(found)
-    assert told == pytest.approx(f64(*(each.mean for each in found)).std().item(), rel=0.25)
+@pytest.mark.parametrize(("features", "apart"), [(2, 0.8), (64, 0.0)])
+@pytest.mark.parametrize("sizes", [(60, 60), (60, 300), (300, 60)])
+@pytest.mark.parametrize("many", [2000, 40])
+def test_the_variance_of_mmd_is_that_of_other_draws(monkeypatch, sizes, features, apart, many):
+    """Of two sources and of one, of equal and of unequal sets, and from some of many images."""
+    monkeypatch.setattr(discrepancy, "MANY", many)
+    found, told = [], []
+    for s in range(300):
+        first, second = (normal(n, features, seed=s + 9000 * i) for i, n in enumerate(sizes))
+        second += apart
+        found.append(mmd(first, second))
+        told.append(variance(first, second, generator_at(s)))
+    ratio = (f64(*told).mean() / f64(*found).var()).item()
+    assert 0.8 < ratio < (1.8 if many == 40 and apart == 0 else 1.3)
 
 
-def test_the_variance_of_a_draw_is_the_jackknifes_that_leaves_each_image_out():
-    first, second = normal(7, 3), normal(5, 3, seed=1)
-    without = f64(*(mmd(first[torch.arange(7) != i], second) for i in range(7)))
-    wanted = 6 * without.var(correction=0).item()
-    assert _variance_of_draw(first, second, generator_at(0)) == pytest.approx(wanted)
+def test_the_parts_of_the_variance_are_those_of_a_kernel_that_has_no_more():
+    """k_ij = 5 + a_i + a_j off the diagonal, and nothing is left."""
+    a = normal(9, 1)[:, 0]
+    shares, left = _shares(5 + a[:, None] + a + torch.diag(normal(9, 1, seed=1)[:, 0]))
+    assert torch.allclose(shares, a - a.mean())
+    assert left == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
