@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import curves
 from bench.options import Options
@@ -20,6 +21,20 @@ def learned(layer, x):
     return [y.detach(), x.grad, *(weight.grad for weight in layer.parameters())]
 
 
+class Watched(TorchDispatchMode):
+    """Notes which products were computed, and in what."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in curves.PRODUCTS:
+            kinds = {one.dtype for one in args if isinstance(one, torch.Tensor)}
+            self.products.setdefault(func, set()).update(kinds)
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize(
     "make", [lambda: torch.nn.Conv2d(3, 4, 3), lambda: torch.nn.Linear(6, 4)], ids=["conv", "line"]
 )
@@ -27,9 +42,11 @@ def test_rounded_products_are_bfloat16s_forward_and_backward(make):
     """Of bfloat16's own values, added up in more digits, rounded once."""
     torch.manual_seed(0)
     layer, x = make().to(LOW), normal(2, 3, 6, 6).to(LOW)
-    with curves.Rounded():
+    with Watched() as watched, curves.Rounded():
         found = learned(layer, x)
     assert {one.dtype for one in found} == {LOW}
+    assert len(watched.products) >= 2  # forward and backward
+    assert set().union(*watched.products.values()) == {torch.float32}
     exact = make().double()
     exact.load_state_dict(layer.state_dict())
     wide = exact(x.double())
