@@ -59,10 +59,11 @@ def test_the_error_is_the_spread_over_many_draws(drawn):
     assert root_mean_square([one["error"] for one in found]) == pytest.approx(spread, rel=0.05)
     at_random = root_mean_square([Estimate.of(losses).error for losses in drawn])
     assert at_random > 1.4 * spread  # the error of times that are drawn too
-    for level in range(1, 8):  # in the first the losses rise a hundredfold among six images
+    for level in range(8):
         spread = drawn[:, 6 * level : 6 * level + 6].mean(1).std().item()
         errors = [one["levels"][level]["error"] for one in found]
-        assert root_mean_square(errors) == pytest.approx(spread, rel=0.1)
+        # in the first the losses rise a hundredfold among six images, and their noise with them
+        assert root_mean_square(errors) == pytest.approx(spread, rel=0.1 if level else 0.2)
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -44,7 +44,8 @@ class Estimate:
 
         As losses at evenly spread times: the error is of what other values in the same places would
         change. That is seen in how far each is from the middle of its two neighbours, which has
-        3/2 of its variance: Gasser, Sroka and Jennen-Steinmetz (1986) (from memory).
+        3/2 of its variance: Gasser, Sroka and Jennen-Steinmetz (1986) (from memory). The first and
+        the last count least: where most of the variance is theirs it is told a fifth too small.
         """
         if len(values) < 4:
             return cls.of(values)
