@@ -123,7 +123,7 @@ def _folders(names: Sequence[str]) -> Folders:
 
 
 def _unshared(folders: Folders) -> Folders:
-    """Less those that all of them share, which are those that the first and the last in order do."""
+    """Less those that all of them share: what the first and the last in order share."""
     ends = zip(min(folders, default=()), max(folders, default=()), strict=False)
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     return [f[shared:] for f in folders]
