@@ -11,6 +11,7 @@ from sfumato.codec import Pixels
 from sfumato.commands.train import print_plan
 from sfumato.conditions import Labels, Nothing
 from sfumato.config import SamplingConfig
+from sfumato.data import subset
 from sfumato.devices import Trial, emulates_bf16, faster_precision, pick_device
 from sfumato.exact import Empirical
 from sfumato.generation import Order, class_rows, draw, wrapped
@@ -121,6 +122,23 @@ def test_training_warns_of_a_lost_class_and_so_does_its_plan(tmp_path, capsys):
     capsys.readouterr()
     print_plan(settled, data, CPU)
     assert "classes have no image" in capsys.readouterr().out
+
+
+def test_a_plan_looks_for_lost_classes_without_a_copy_of_the_images(monkeypatch, capsys):
+    """Of a large set it would take as much memory again as the images, for labels alone."""
+    copied = []
+
+    def noted(data, indices):
+        part = subset(data, indices)
+        copied.append(part.images.numel())
+        return part
+
+    data = of_classes(5, 1, 0, 24)
+    settled = settle(replace(run(), data=replace(run().data, held_out=3)), data)
+    monkeypatch.setattr("sfumato.data.record.subset", noted)
+    print_plan(settled, data, CPU)
+    assert copied == [0, 0]
+    assert "b (1 held back from training), c (none was read)." in capsys.readouterr().out
 
 
 def test_weights_depend_on_the_seed_alone():

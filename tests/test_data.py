@@ -91,10 +91,36 @@ def test_folders_named_almost_train_and_test_do_too(tmp_path, train, test):
     assert values(load(tmp_path, split="test")) == [3]
 
 
-def test_parts_beside_other_folders_are_classes_and_that_is_told(tmp_path):
-    files = {f"{name}/1.png": png(k) for k, name in enumerate(("extra", "test1", "train"))}
+@KINDS
+def test_a_part_in_several_folders_is_read_whole(tmp_path, make):
+    """Classes are what lies in them; train_1 is none, and one class may lie in two of them."""
+    names = ("train_1/cat/1", "train_2/all/dog/2", "Train_3/cat/3", "val1/cat/4", "val2/dog/5")
+    source = make(tmp_path / "pets", {f"x/{name}.png": png(int(name[-1])) for name in names})
+    train, test = load(source), load(source, split="test")
+    assert sorted(values(train)) == [1, 2, 3]
+    assert (values(test), test.class_names, test.labels.tolist()) == (
+        [4, 5],
+        ("cat", "dog"),
+        [0, 1],
+    )
+    assert train.class_names == ("all", "cat")
+    there = "Of its folders train_1, train_2, train_3, val1, val2 only"
+    assert train.notes == (f"{there} train_1, train_2, train_3 were read.",)
+    assert test.notes == (f"{there} val1, val2 were read.",)
+
+
+def test_parts_in_several_folders_without_classes_have_no_labels(tmp_path):
+    files = {f"{name}/1.png": png(k) for k, name in enumerate(("train1", "train2", "test"))}
     data = load(as_folder(tmp_path, files))
-    assert data.class_names == ("extra", "test1", "train")
+    assert (values(data), data.labels, data.class_names) == ([0, 1], None, ())
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_parts_beside_other_folders_are_all_read_and_that_is_told(tmp_path, labels):
+    """Without labels, too: what is trained on holds the images to test on."""
+    files = {f"{name}/1.png": png(k) for k, name in enumerate(("extra", "test1", "train"))}
+    data = load(as_folder(tmp_path, files), labels=labels)
+    assert data.class_names == (("extra", "test1", "train") if labels else ())
     assert "folders test1, train look like parts" in data.notes[0]
     assert "3 in all: give the folder train alone" in data.notes[0]
 
@@ -105,6 +131,12 @@ def test_parts_beside_other_folders_are_classes_and_that_is_told(tmp_path):
         (("train", "plane"), False),
         (("train", "valley"), False),
         (("train1", "train2"), False),
+        (("car", "test tube", "train"), False),
+        (("train station", "test pilot", "airport"), False),
+        (("vale", "train"), False),
+        (("trains", "tests", "cars"), False),
+        (("train_a", "test-1b"), True),
+        (("train_images", "test", "plane"), True),
         (("trainA", "testA", "trainB", "testB"), True),
     ],
 )

@@ -276,3 +276,17 @@ def test_a_folder_that_can_not_be_read_or_removed_is_told_of(cache, told, monkey
     monkeypatch.setattr(where, call, refuse)
     assert same(look(Eye(), images, cache), look(Eye(), images, None))
     assert "Permission denied" in told[-1]
+
+
+def test_what_others_left_is_told_of_and_stays_and_the_rest_is_kept(cache, told, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    left = cache.folder / f"{TEMPORARY}abc-1"
+    left.mkdir(parents=True)
+    os.utime(left, (1, 1))
+    monkeypatch.setattr("sfumato.storage.disk.remove_folder", refuse)
+    look(Eye(), random(12, 1).images, cache)
+    assert left.exists()
+    assert [f"{left}, which" in text for text in told] == [True]
+    assert len(kept(cache)) == 2

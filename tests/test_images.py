@@ -204,6 +204,15 @@ def test_floats_beyond_0_and_1_are_refused(bad):
         decode(tiff(np.array([[0, bad]], "<f4"), 32, 3))
 
 
+def test_floats_that_rounding_took_beyond_0_and_1_are_black_and_white():
+    values = np.array([[-1e-9, -0.0009, 0.5, 1.0000001, 1.0009]], "<f4")
+    assert pixel_row(tiff(values, 32, 3)) == [0, 0, 128, 255, 255]
+    with pytest.raises(ValueError, match=r"float values from 0\.0 to 1\.0010002, of which"):
+        decode(tiff(np.array([[0, 1.0010002]], "<f4"), 32, 3))
+    with pytest.raises(ValueError, match=r"float values from -0\.0010002 to 1\.0, of which"):
+        decode(tiff(np.array([[-0.0010002, 1]], "<f4"), 32, 3))
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
 @pytest.mark.parametrize("orientation", TURNED)
 def test_exif_turns_the_image_upright(orientation, kind):

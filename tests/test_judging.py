@@ -6,18 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save
+from torch import nn
 
 import tiny
 from conftest import normal
+from sfumato.data import generator_at
 from sfumato.judging import (
     EyeConfig,
+    Judge,
     farther,
     load_judge,
     measure,
     save_judge,
     train_judge,
 )
-from sfumato.measuring import Moments, frechet, frechet_difference, frechet_estimate
+from sfumato.measuring import Estimate, Moments, frechet
 from sfumato.storage import DamagedError, commit_folder, read_folder
 from sfumato.training import take_step
 
@@ -128,17 +131,62 @@ def test_the_images_themselves_are_at_no_distance_and_noise_is_far(data, judge):
     assert measure(judge, noise, None, reference).frechet > 5
 
 
-def test_a_distance_has_the_error_of_its_features_draw_and_a_gap_that_of_pairs(data, judge):
+class FirstTwo(nn.Module):
+    """Sees the first two values of an image, as they are; of no classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.parameter = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return 127.5 * (x.flatten(1)[:, :2] + 1)
+
+    def logits(self, features):
+        return features[:, :1]
+
+
+def seeing_pixels():
+    zero, one = torch.zeros(2).double(), torch.ones(2).double()
+    return Judge(EyeConfig(1, 0, (8,), 1), FirstTwo(), zero, one, {})
+
+
+def grains(*shape):
+    """Noise, uint8."""
+    return torch.randint(0, 256, shape, generator=generator_at(5, "grains")).to(torch.uint8)
+
+
+def test_one_image_many_times_is_as_far_as_its_features_and_all_that_it_lacks_without_error():
+    """|mean - mean|^2 + tr(C): of a point C is 0, and every share of its copies is the same one."""
+    copies = torch.tensor([30, 40], dtype=torch.uint8).view(1, 1, 1, 2).repeat(40, 1, 1, 1)
+    told = measure(seeing_pixels(), copies, None, gaussian([27.0, 36.0], [[2.0, 1.0], [1.0, 3.0]]))
+    assert told.frechet == pytest.approx(3**2 + 4**2 + 2 + 3, rel=1e-4)
+    assert told.frechet_error == pytest.approx(0, abs=1e-6)
+
+
+def test_a_distance_has_the_error_by_which_other_draws_of_as_many_differ(data, judge):
     reference = judge.moments(data.images)
-    noise = torch.randint(0, 256, (2, 40, *data.images.shape[1:]), dtype=torch.uint8)
-    told = measure(judge, noise[0], None, reference)
-    first, second = (judge.look(images)[0] for images in noise)
-    estimate = frechet_estimate(first, reference)
-    assert (told.frechet, told.frechet_error) == (estimate.mean, estimate.error)
-    assert told.frechet == pytest.approx(frechet(Moments.of(first), reference))
-    gap = farther(judge, *noise, reference)
-    assert gap == frechet_difference(first, second, reference)
+    noise = grains(12, 40, *data.images.shape[1:])
+    told = [measure(judge, images, None, reference) for images in noise]
+    spread = torch.tensor([each.frechet for each in told]).std().item()
+    error = sum(each.frechet_error for each in told) / len(told)
+    assert spread / 2.5 < error < 2.5 * spread
     assert measure(judge, noise[0, :3], None, reference).frechet_error is None
+
+
+def test_images_are_farther_by_the_square_of_their_shift_with_the_doubt_of_pairs():
+    """Shifted along the one value in which they are all alike, no draw of them is in doubt."""
+    eye, values = seeing_pixels(), grains(60, 1, 1, 2) // 2
+    values[..., 1] = 100
+    reference = eye.moments(values)
+    along, across = (values + torch.tensor(by, dtype=torch.uint8) for by in ((0, 5), (5, 0)))
+    gap, doubtful = (farther(eye, shifted, values, reference) for shifted in (along, across))
+    assert gap.mean == pytest.approx(25, rel=1e-4)
+    assert gap.error == pytest.approx(0, abs=1e-4)
+    assert doubtful.mean == pytest.approx(25, rel=1e-4)
+    assert doubtful.error > 1
+    assert farther(eye, values, values, reference) == Estimate(0.0, 0.0)
+    back = farther(eye, values, across, reference)
+    assert (back.mean, back.error) == (-doubtful.mean, pytest.approx(doubtful.error))
 
 
 def test_the_same_seed_makes_the_same_judge_and_another_another(data, judge):

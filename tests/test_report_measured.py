@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from sfumato.config import DataConfig
+from sfumato.data.held import held_back
 from sfumato.page import write_comparison, write_page
 from test_report import (
     CARD,
@@ -133,6 +135,31 @@ def test_losses_on_other_held_out_images_do_not_compare(whole, tmp_path, changed
     assert "training loss" not in text
 
 
+@pytest.mark.parametrize(
+    "data", [{"held_out": 512}, {"test": 0}, {"held_out": 600, "test": 0}, {"held_out": 500}, {}]
+)
+def test_losses_compare_where_the_same_images_are_held_out_whatever_was_asked_for(
+    whole, tmp_path, data
+):
+    """Of 5,000 images at most a tenth is held out; an older run.json has no `test`."""
+    dump(whole / "run.json", {**RUN, "data": DATA})
+    text = beside(whole, tmp_path, run={**RUN, "data": data}).text
+    assert "Losses are left out" not in text
+    assert "training loss" in text
+
+
+def test_a_tenth_is_held_out_of_what_a_fifth_for_the_test_leaves_at_most():
+    asked = [(499, 0), (501, 0), (500, 10), (600, 2000)]
+    assert [held_back(5000, *each) for each in asked] == [
+        (499, 0),
+        (500, 0),
+        (499, 10),
+        (400, 1000),
+    ]
+    assert held_back(9) == (0, 0)
+    assert held_back(50_000) == (DataConfig().held_out, DataConfig().test)
+
+
 def test_curves_that_do_not_compare_are_said_to(whole, tmp_path):
     assert "do not compare" not in beside(whole, tmp_path).text
     text = beside(whole, tmp_path, run={**RUN, "objective": {"kind": "Another"}}).text
@@ -147,10 +174,10 @@ def test_losses_of_two_seeds_compare_but_for_their_noise(whole, tmp_path):
     assert "The seeds differ" not in beside(whole, tmp_path).text
 
 
-def bits(steps, weights="average"):
-    one = {"total": {"mean": 2.125, "error": 0.04}, "steps": steps, "seed": 0}
+def bits(steps, weights="average", seed=0, kind="variational_bits"):
+    one = {"total": {"mean": 2.125, "error": 0.04}, "steps": steps, "seed": seed}
     plain = {key: value for key, value in EVALUATION.items() if key != "drawn"}
-    return {**plain, "variational_bits": one, "weights": weights}
+    return {**plain, kind: one, "weights": weights}
 
 
 @pytest.mark.parametrize(
@@ -169,6 +196,24 @@ def test_bits_that_were_measured_in_unlike_ways_are_said_not_to_compare(
     assert "variational bits, total2.125 ± 0.042.125 ± 0.04" in text
     assert ("do not compare" in text) == bool(told)
     assert (told or "") in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "seed", "told"),
+    [
+        ("variational_bits", 50, 0, True),
+        ("variational_bits", 250, 1, False),
+        ("flow_bits", 50, 0, False),
+        ("flow_bits", 50, 1, False),
+    ],
+)
+def test_more_steps_make_a_bound_smaller_and_nothing_else(whole, tmp_path, kind, steps, seed, told):
+    """Of the flow they make the estimate finer, and a seed is no reason at all."""
+    dump(whole / "evaluation" / "evaluation.json", bits(250, kind=kind))
+    other = bits(steps, seed=seed, kind=kind)
+    text = beside(whole, tmp_path, **{"evaluation/evaluation": other}).text
+    assert f"being unlike: {kind.replace('_', ' ')} in " in text
+    assert ("More steps alone make a bound smaller" in text) is told
 
 
 def test_held_out_losses_of_an_evaluation_are_compared_nowhere(whole, tmp_path):

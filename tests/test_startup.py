@@ -87,7 +87,7 @@ def test_a_folder_whose_name_is_no_utf_8_is_refused_by_its_name(command, tmp_pat
     folder = Path(os.fsdecode(b"caf\xe9"))
     folder.mkdir()
     if command == "out":
-        command = Train("digits", out=folder / "run")
+        command = Train("digits", out=folder)
     else:
         fields = {
             name: str(folder) for name in ("source", "data") if vars(command)[name] == "FOLDER"
@@ -95,6 +95,13 @@ def test_a_folder_whose_name_is_no_utf_8_is_refused_by_its_name(command, tmp_pat
         command = replace(command, **fields)
     with pytest.raises(ValueError, match=r"caf\\udce9.* is not UTF-8.*: rename the"):
         check_names(command)
+
+
+def test_a_new_folder_whose_name_is_no_utf_8_gets_another_and_is_renamed_by_nobody():
+    """There is nothing there yet that could be renamed."""
+    name = Path(os.fsdecode(b"caf\xe9"))
+    with pytest.raises(ValueError, match=r"caf\\udce9.* run's files: give another name\.$"):
+        check_names(Train("digits", out=name))
 
 
 def test_what_is_there_is_let_through(tmp_path, monkeypatch):

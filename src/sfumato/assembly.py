@@ -20,6 +20,7 @@ from .config import AnyRun, ClassifierRun, DataConfig, NetworkConfig, Run
 from .consistency import at_progress
 from .console import reading
 from .data import ImageData, batch_indices, fingerprint, flip, flip_mask, generator_at, split
+from .data.held import held_back
 from .denoiser import NetworkDenoiser
 from .devices import DTYPES
 from .importance import ImportanceSampled
@@ -40,11 +41,9 @@ class Splits:
 
 def splits_of(config: DataConfig, data: ImageData) -> Splits:
     """The parts asked for; test is at most a fifth of all, held_out a tenth of the rest."""
-    test = None
-    if kept := min(config.test, len(data) // 5):
-        data, test = split(data, kept)
-    held_out = min(config.held_out, len(data) // 10)
-    train, held = split(data, held_out) if held_out else (data, None)
+    held_out, tested = held_back(len(data), config.held_out, config.test)
+    rest, test = split(data, tested) if tested else (data, None)
+    train, held = split(rest, held_out) if held_out else (rest, None)
     return Splits(train, held, test)
 
 

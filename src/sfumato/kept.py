@@ -12,7 +12,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,7 +53,7 @@ def put(
 ) -> None:
     """write(path) where its `size` bytes fit into the cache, which is path's parent."""
     try:
-        if room_for(path.parent, size, most) and not path.exists():
+        if room_for(path.parent, size, most, warn) and not path.exists():
             write(path)
     except OSError as error:
         warn(f"{what}: not kept for the next time: {error}")
@@ -65,27 +64,39 @@ def mark_read(path: Path) -> None:
     os.utime(path / MANIFEST)
 
 
-def room_for(cache: Path, size: int, most: int) -> bool:
+def room_for(cache: Path, size: int, most: int, say: Say | None = None) -> bool:
     """Whether so many bytes may be put into the cache; then there is room, which was made."""
     make_folders(cache)
-    clear_abandoned(cache)
+    clear_abandoned(cache, say)
     if size > min(most, SHARE * shutil.disk_usage(cache).free):
         return False
     make_room(cache, most - size)
     return True
 
 
-def clear_abandoned(cache: Path) -> None:
-    """Remove what killed writers left; not what another process may be writing now."""
+def clear_abandoned(cache: Path, say: Say | None = None) -> None:
+    """Remove what killed writers left; not what another process may be writing now.
+
+    What can't be removed, being another user's, stays and is told to `say`: nothing depends on it,
+    so that where nobody is told no harm is done.
+    """
     for path in cache.glob(f"{TEMPORARY}*"):
-        with suppress(FileNotFoundError):  # another process finished it just now, or removed it
+        try:
             if time.time() - last_written(path) > ABANDONED:
                 remove_tree(path)
+        except FileNotFoundError:  # another process finished it just now, or removed it
+            continue
+        except OSError as error:
+            if say is not None:
+                say(
+                    f"{path}, which an unfinished run seems to have left, could not be removed "
+                    f"({error.strerror or error}): it takes room there, and is not needed."
+                )
 
 
-def last_written(folder: Path) -> float:
-    """When the newest file in it was: a writer may take hours over one file."""
-    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+def last_written(path: Path) -> float:
+    """When a file was, or the newest in a folder: a writer may take hours over one file."""
+    return max(inner.stat().st_mtime for inner in (path, *path.rglob("*")))
 
 
 def make_room(cache: Path, most: int) -> None:

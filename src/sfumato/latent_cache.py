@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from .disk import sync, sync_folder
 from .kept import clear_abandoned
 from .latents import LatentCodec, at_once
-from .storage import MANIFEST, TEMPORARY, DamagedError, make_folders, naming, write_file
+from .storage import MANIFEST, TEMPORARY, DamagedError, digest_of, make_folders, naming, write_file
 
 LATENTS = "latents.npy"
 SHARE = 0.95  # of the free room that may be taken: other programs need some too
@@ -64,7 +64,7 @@ def encode_all(
         if say is not None:
             say(f"Damaged cache of latents: {error} It is {aside.name} now and made anew.")
     make_folders(cache)
-    clear_abandoned(cache)
+    clear_abandoned(cache, say)
     check_fits(cache, shape_of(codec, images, flips))
     write(folder, codec, images, flips, progress)
     return opened(folder)
@@ -81,7 +81,7 @@ def check_fits(cache: Path, shape: tuple[int, ...]) -> None:
     needed, free = 2 * prod(shape), shutil.disk_usage(cache).free
     if needed <= SHARE * free:
         return
-    half = " Without --flip they take half." if shape[0] == 2 else ""
+    half = " With data.flip=false they take half." if shape[0] == 2 else ""
     raise ValueError(
         f"the latents of {shape[1]:,} images take {needed / 1e6:,.1f} MB, and the disk of {cache} "
         f"has {free / 1e6:,.1f} MB free: free some, set SFUMATO_HOME to a folder on a larger disk, "
@@ -91,14 +91,26 @@ def check_fits(cache: Path, shape: tuple[int, ...]) -> None:
 
 def unfinished(cache: Path) -> str:
     """A sentence on what lies there half written; empty where nothing does."""
-    files = [file for path in cache.glob(f"{TEMPORARY}*") for file in path.iterdir()]
-    size = sum(file.stat().st_size for file in files)
-    if not size:
+    sizes = {path: size for path in cache.glob(f"{TEMPORARY}*") if (size := size_of(path))}
+    if not sizes:
         return ""
+    several = f"{len(sizes)} unfinished ones in {cache} ({TEMPORARY}*): remove those"
+    where = several if len(sizes) > 1 else f"{next(iter(sizes))}: remove that"
     return (
-        f" {size / 1e6:,.1f} MB are in {files[0].parent}: remove that if no other run is encoding "
-        "images now."
+        f" {sum(sizes.values()) / 1e6:,.1f} MB are in {where} if no other run is encoding images "
+        "now."
     )
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of those in a folder; 0 where it is gone by now, or is not ours to read.
+
+    It is for a hint in an error, which must not be replaced by another.
+    """
+    try:
+        return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    except OSError:
+        return 0
 
 
 def write(
@@ -110,7 +122,7 @@ def write(
     temporary.mkdir(parents=True)
     try:
         fill(temporary / LATENTS, codec, images, flips, progress)
-        manifest = {LATENTS: sha256(temporary / LATENTS)}
+        manifest = {LATENTS: digest_of(temporary / LATENTS)}
         write_file(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         if not folder.exists():  # else another process was faster
             temporary.rename(folder)
@@ -128,23 +140,44 @@ def fill(
     process by a signal, and a write raises OSError.
     """
     n, done = len(images), 0
-    with naming(path), open(path, "wb") as file:
-        write_header(file, shape_of(codec, images, flips))
-        for side in range(1 + flips):
-            for part in images.split(at_once(images)):
-                latents = codec.encode(part.flip(-1) if side else part)
-                file.write(latents.half().cpu().numpy().tobytes())
-                done += len(part)
-                if progress is not None:
-                    progress(done, n * (1 + flips))
-    sync(path)
+    shape = shape_of(codec, images, flips)
+    append(path, header(shape))
+    for side in range(1 + flips):
+        for part in images.split(at_once(images)):
+            latents = codec.encode(part.flip(-1) if side else part)
+            check_shape(latents, (len(part), *shape[2:]))
+            append(path, latents.half().cpu().numpy().tobytes())
+            done += len(part)
+            if progress is not None:
+                progress(done, n * (1 + flips))
+    with naming(path):
+        sync(path)
 
 
-def write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+def check_shape(latents: Tensor, wanted: tuple[int, ...]) -> None:
+    """The file says one shape for all: too few numbers, or turned ones, would be read as others.
+
+    Raises: ValueError where the codec does not encode to what its `shape` says.
+    """
+    if latents.shape != wanted:
+        raise ValueError(
+            f"the codec encoded {wanted[0]:,} images to {tuple(latents.shape)}, and its shape() "
+            f"says {wanted[1:]} for each: encode and shape of a codec must agree."
+        )
+
+
+def append(path: Path, content: bytes) -> None:
+    with naming(path), open(path, "ab") as file:
+        file.write(content)
+
+
+def header(shape: tuple[int, ...]) -> bytes:
     """What .npy begins with, for float16."""
     kind = np.lib.format.dtype_to_descr(np.dtype(np.float16))
-    header = {"descr": kind, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+    file = BytesIO()
+    facts = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, facts)
+    return file.getvalue()
 
 
 def opened(folder: Path) -> Tensor:
@@ -154,7 +187,7 @@ def opened(folder: Path) -> Tensor:
     """
     try:
         wanted = json.loads((folder / MANIFEST).read_bytes())[LATENTS]
-        found = sha256(folder / LATENTS)
+        found = digest_of(folder / LATENTS)
     except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
         raise DamagedError(f"{folder}: {error}") from error
     if found != wanted:
@@ -162,11 +195,6 @@ def opened(folder: Path) -> Tensor:
     # Copy on write: a tensor must be writable, the file must not change.
     latents = torch.from_numpy(np.load(folder / LATENTS, mmap_mode="c"))
     return latents if len(latents) == 2 else latents[0]
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def set_aside(folder: Path) -> Path:

@@ -167,14 +167,13 @@ def checked_manifest(found: object) -> dict[str, str]:
     return found
 
 
-def remove_tree(folder: Path) -> None:
-    """A folder and all in it; links are removed, not followed."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            remove_tree(path)
-        else:
-            disk.remove(path)
-    disk.remove_folder(folder)
+def remove_tree(path: Path) -> None:
+    """A folder and all in it, or a file; links are removed, not followed."""
+    if path.is_symlink() or not path.is_dir():
+        return disk.remove(path)
+    for inner in sorted(path.iterdir()):
+        remove_tree(inner)
+    disk.remove_folder(path)
 
 
 def remove_what_can_be(folder: Path) -> None:
@@ -197,4 +196,4 @@ def retire(folder: Path) -> None:
 def clear_unfinished(folder: Path) -> None:
     """Remove what a killed writer left behind."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        remove_tree(path) if path.is_dir() else disk.remove(path)
+        remove_tree(path)

@@ -130,5 +130,6 @@ def print_plan(run: AnyRun, data: ImageData, device: torch.device) -> None:
     reporter.say()
     for path, value in fields_of(run).items():
         reporter.say(f"  {path}={value}")
-    if lost := lost_classes(run, splits_of(run.data, data)):
+    bare = replace(data, images=data.images[:, :0])  # labels decide; of a part images are copies
+    if lost := lost_classes(run, splits_of(run.data, bare)):
         reporter.warn(lost)

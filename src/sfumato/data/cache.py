@@ -33,7 +33,7 @@ from sfumato.storage import (
 
 LEAST_FILES = 1000  # fewer are decoded in about a second
 MOST = 16 * 2**30  # bytes of all sets together
-FORMAT = 2  # to be raised where decoding gives other pixels than before
+FORMAT = 3  # to be raised where decoding gives other pixels than before
 IMAGES, REST = "images.npy", "rest.json"
 MADE_ANEW = "The cache of decoded images was damaged ({}) and was made anew."
 

@@ -76,6 +76,7 @@ _TURNS = {  # EXIF orientation: what brings the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ROUNDED = 1e-3  # by which resampling and rounding may take a float beyond 0 and 1: a quarter level
 _SIDEWAYS = (5, 6, 7, 8)
 
 
@@ -260,11 +261,12 @@ def _wide(image: Image.Image) -> Image.Image:
 
 def _real(image: Image.Image) -> Image.Image:
     """Floats from 0, black, to 1, white: never by the image's own range, see `_wide`."""
-    values = np.asarray(image).astype(np.float64)
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):  # `not` also catches NaN
+    values = np.asarray(image)
+    low, high = values.min(), values.max()  # float32, which are written with digits to tell them by
+    if not (low >= -_ROUNDED and high <= 1 + _ROUNDED):  # `not` also catches NaN
         raise ValueError(
-            f"float values from {low:g} to {high:g}, of which 1 would be white: save it from 0 to "
+            f"float values from {low!s} to {high!s}, of which 1 would be white: save it from 0 to "
             "1, or as 8 bits"
         )
-    return Image.fromarray(np.floor(values * 255 + 0.5).astype(np.uint8))
+    levels = values.astype(np.float64).clip(0, 1) * 255
+    return Image.fromarray(np.floor(levels + 0.5).astype(np.uint8))

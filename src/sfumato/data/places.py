@@ -82,9 +82,10 @@ def in_utf8(path: Path) -> Path:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
+        there = "rename the file or folder there, or give another"
         raise ValueError(
             f"the path {str(path)!a} is not UTF-8, and can't be written into a run's files: "
-            "rename the file or folder there, or give another."
+            f"{there if path.exists() else 'give another name'}."
         ) from error
     return path
 

@@ -8,8 +8,8 @@
 Captions: see `captions`.
 
 Folders that all images share do not count, and folders named train and test (val, test1,
-test_images, ...) choose the split. Classes are numbered in the sorted
-order of their folders' names.
+test_images, ...) choose the split; a part may lie in several (train_1, train_2). Classes are
+numbered in the sorted order of their folders' names.
 """
 
 import json
@@ -36,7 +36,7 @@ _WORDS = "|".join((*TRAIN, *TEST))
 _WITHIN = "(?:images?|imgs?|pictures|photos|set|data|split)"
 # Of a name in small letters: the word, a number (test1, val2017), what is in it (test_images)
 _SPLIT = re.compile(rf"({_WORDS})[\W\d_]*{_WITHIN}?[\W\d_]*")
-_LIKE_SPLIT = re.compile(rf"({_WORDS})(?![a-z]{{2}})")  # trainA, too
+_LIKE_SPLIT = re.compile(rf"{_SPLIT.pattern}|({_WORDS})[\W\d_]*[ab]")  # trainA, too
 
 # What cameras, telephones and drawing programs write, and Pillow alone does not read
 UNREAD = {".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
@@ -52,6 +52,18 @@ class Listing:
     skipped: Skipped = ()
     notes: tuple[str, ...] = ()
     captions: tuple[str, ...] | None = None
+
+
+Folders = list[tuple[str, ...]]  # of each image, from the uppermost
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The images of one split, and the folders of each that may say its class."""
+
+    names: tuple[str, ...]
+    folders: Folders
+    notes: tuple[str, ...]
 
 
 def take(listing: Listing, indices: NDArray[np.int64]) -> Listing:
@@ -72,17 +84,15 @@ def list_images(container: Container, split: str, labels: bool = True) -> Listin
     images = tuple(n for n in container.names if splitext(n)[1].lower() in SUFFIXES)
     if not images:
         raise ValueError(_nothing_found(container))
-    names, notes = _of_split(images, split, container.where)
-    notes = (*notes, *_unread_note(container))
-    written = read_written(container, names)
-    captions = in_order(written, names)
-    listing = Listing(
-        names,
-        skipped=(*container.skipped, *written.skipped),
-        notes=(*notes, *written.notes, *gap_note(captions or ())),
-        captions=captions,
-    )
-    return _labelled(listing, container, written) if labels else listing
+    part = _of_split(images, split, container.where)
+    written = read_written(container, part.names)
+    captions = in_order(written, part.names)
+    notes = (*part.notes, *_unread_note(container), *written.notes, *gap_note(captions or ()))
+    skipped = (*container.skipped, *written.skipped)
+    listing = Listing(part.names, skipped=skipped, notes=notes, captions=captions)
+    if labels:
+        listing = _labelled(listing, part, container, written)
+    return replace(listing, notes=(*listing.notes, *_splits_note(_folders(listing.names))))
 
 
 def _unread_note(container: Container) -> tuple[str, ...]:
@@ -94,7 +104,7 @@ def _unread_note(container: Container) -> tuple[str, ...]:
     return (f"Not read: {', '.join(there)}. Save them as PNG or JPEG to have them too.",)
 
 
-def _labelled(listing: Listing, container: Container, written: Written) -> Listing:
+def _labelled(listing: Listing, part: _Part, container: Container, written: Written) -> Listing:
     found = min(
         (name for name in container.names if basename(name) == "dataset.json"),
         key=lambda name: name.count("/"),
@@ -104,21 +114,24 @@ def _labelled(listing: Listing, container: Container, written: Written) -> Listi
         return _by_json(listing, container, found)
     if written.labels:
         return _by_table(listing, written.labels, written.where)
-    return _by_folder(listing)
+    return _by_folder(listing, part.folders)
 
 
-def _parts(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The folders of each name, less those that all of them share."""
-    folders = [tuple(name.split("/")[:-1]) for name in names]
-    ends = zip(min(folders), max(folders), strict=False)  # what these two share, all do
+def _folders(names: Sequence[str]) -> Folders:
+    """Those of each name, less those that all of them share."""
+    return _unshared([tuple(name.split("/")[:-1]) for name in names])
+
+
+def _unshared(folders: Folders) -> Folders:
+    """Less those that all of them share: what the first and the last in order share."""
+    ends = zip(min(folders, default=()), max(folders, default=()), strict=False)
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     return [f[shared:] for f in folders]
 
 
-def _of_split(
-    names: tuple[str, ...], split: str, where: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    tops = [parts[0].lower() if parts else "" for parts in _parts(names)]
+def _of_split(names: tuple[str, ...], split: str, where: str) -> _Part:
+    folders = _folders(names)
+    tops = [f[0].lower() if f else "" for f in folders]
     there = sorted(set(tops))
     words = {top: found[1] for top in there if (found := _SPLIT.fullmatch(top))}
     if len(words) < len(there) or not _both(words.values()):
@@ -127,11 +140,15 @@ def _of_split(
                 f"{where} has no folders named train and test, so no test split: give the folder "
                 "of the test images itself, or hold some back with data.split."
             )
-        return names, ()
+        return _Part(names, folders, ())
     wanted = TEST if split == "test" else TRAIN
-    chosen = next(top for word in wanted for top in there if words[top] == word)
-    kept = tuple(name for name, top in zip(names, tops, strict=True) if top == chosen)
-    return kept, (f"Of its folders {', '.join(there)} only {chosen} was read.",)
+    word = next(word for word in wanted if word in words.values())
+    chosen = [top for top in there if words[top] == word]
+    kept = [i for i, top in enumerate(tops) if top in chosen]
+    below = _unshared([folders[i][1:] for i in kept])
+    read = f"{', '.join(chosen)} {'was' if len(chosen) == 1 else 'were'} read"
+    note = f"Of its folders {', '.join(there)} only {read}."
+    return _Part(tuple(names[i] for i in kept), below, (note,))
 
 
 def _both(words: Collection[str]) -> bool:
@@ -139,22 +156,23 @@ def _both(words: Collection[str]) -> bool:
     return any(word in TRAIN for word in words) and any(word in TEST for word in words)
 
 
-def _splits_note(class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """Of classes that look like splits, and are none as other folders lie beside them."""
-    words = {name: found[1] for name in class_names if (found := _LIKE_SPLIT.match(name.lower()))}
+def _splits_note(folders: Folders) -> tuple[str, ...]:
+    """Of folders that look like splits, and are none as others lie beside them."""
+    tops = sorted({f[0] for f in folders if f})
+    found = {top: _LIKE_SPLIT.fullmatch(top.lower()) for top in tops}
+    words = {top: match[1] or match[2] for top, match in found.items() if match}
     if not _both(words.values()):
         return ()
-    train = next(name for name, word in words.items() if word in TRAIN)
+    train = next(top for top, word in words.items() if word in TRAIN)
     return (
-        f"Its folders {', '.join(words)} look like parts for training and testing, but are taken "
-        f"for classes, {len(class_names)} in all: give the folder {train} alone to train on that.",
+        f"Its folders {', '.join(words)} look like parts for training and testing, but all its "
+        f"folders are read, {len(tops)} in all: give the folder {train} alone to train on that.",
     )
 
 
-def _by_folder(listing: Listing) -> Listing:
-    parts = _parts(listing.names)
-    outside = [name for name, p in zip(listing.names, parts, strict=True) if not p]
-    if len(outside) == len(parts):
+def _by_folder(listing: Listing, folders: Folders) -> Listing:
+    outside = [name for name, f in zip(listing.names, folders, strict=True) if not f]
+    if len(outside) == len(folders):
         return listing
     if outside:
         note = (
@@ -162,11 +180,10 @@ def _by_folder(listing: Listing) -> Listing:
             "Move them into class folders, or away, to train by class."
         )
         return replace(listing, notes=(*listing.notes, note))
-    class_names = tuple(sorted({p[0] for p in parts}))
+    class_names = tuple(sorted({f[0] for f in folders}))
     index = {name: k for k, name in enumerate(class_names)}
-    labels = np.array([index[p[0]] for p in parts], dtype=np.int64)
-    notes = (*listing.notes, *_splits_note(class_names))
-    return replace(listing, labels=labels, class_names=class_names, notes=notes)
+    labels = np.array([index[f[0]] for f in folders], dtype=np.int64)
+    return replace(listing, labels=labels, class_names=class_names)
 
 
 def _by_json(listing: Listing, container: Container, name: str) -> Listing:

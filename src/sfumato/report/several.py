@@ -8,8 +8,10 @@ beside bits that were measured in unlike ways it says what of them compares.
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from sys import maxsize
 from typing import Any
 
+from ..data.held import held_back
 from .measured import estimates, verdict_of
 from .parts import number, paragraph, picture, section, table, with_error
 from .reading import newest, read_object, read_rows
@@ -17,6 +19,7 @@ from .trained import facts_of, flat
 
 LOSS_NEEDS = ("objective", "process", "codec", "parameterization")
 HELD_BY = ("held_out", "test")  # settings of the data that choose which images are held out
+BOUND = "variational_bits"  # in evaluation.json: a bound, which more steps make smaller
 MEASURED_BY = ("steps", "seed")  # numbers beside a mean, in which two of a name may be unlike
 OF_RUNS = ("run", "step", "version")  # in which the records of two runs may differ
 LOSSES = ("held-out loss, EMA", "held-out loss, raw", "training loss, last batch")
@@ -89,10 +92,16 @@ def loss_differs(folders: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> 
     differing = [
         part for part in LOSS_NEEDS if any(run.get(part) != runs[0].get(part) for run in runs)
     ]
-    held = [[run.get("data", {}).get(name) for name in HELD_BY] for run in runs]
-    if any(each != held[0] for each in held):
+    if len({_held_back(folder, run) for folder, run in zip(folders, runs)}) > 1:
         differing.append("the images held out")
     return ", ".join([*differing, *(["data"] if len(prints) > 1 else [])])
+
+
+def _held_back(folder: Path, run: Mapping[str, Any]) -> tuple[int, int]:
+    """How many images are, of those that were asked for; what run.json does not say is as usual."""
+    asked = {name: int(n) for name, n in run.get("data", {}).items() if name in HELD_BY}
+    count = read_object(folder / "data.json").get("images")
+    return held_back(maxsize if count is None else int(count), **asked)
 
 
 def noise_of(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -144,7 +153,7 @@ def unlike(records: Sequence[Mapping[str, Any]]) -> str:
         f"These do not compare as they are, being unlike: {'; '.join(found)}. sfumato evaluate "
         "each of the runs in the same way."
     )
-    if not any("bits" in each for each in found):
+    if len(_values(records, BOUND, "steps")) < 2:
         return told
     return f"{told} More steps alone make a bound smaller, and parts of two bounds do not compare."
 
