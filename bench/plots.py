@@ -218,6 +218,25 @@ def qualities(parts: Parts) -> Figure:
     return made
 
 
+def ablations(parts: Parts) -> Figure:
+    """Each change's distances, a point a seed; a line marks the recipe's mean."""
+    rows = list(parts["fashion"].rows) if "fashion" in parts else []
+    made, (axis,) = figure(7.2, 0.9 + 0.27 * max(3, len(rows)))
+    for place, row in enumerate(rows):
+        values = [found["average"][0] for found in row.facts["distances"]]
+        axis.plot(values, [place] * len(values), "o", ms=6, color=BLUE if place else GREEN)
+        axis.annotate(f"{np.mean(values):.3g}", (max(values), place), (6, 0), **OFFSET)
+        if not place:
+            axis.axvline(np.mean(values), color=GREEN, lw=1, zorder=0)
+    axis.set_xscale("log")
+    axis.set_ylim(max(1, len(rows)) - 0.5, -0.5)
+    axis.set_yticks(range(len(rows)), [row.facts["words"] for row in rows])
+    axis.set_xlabel(
+        "squared Frechet distance, a point a seed; the number is their mean", fontsize=8
+    )
+    return made
+
+
 PLOTS: dict[str, Callable[[Parts], Figure]] = {
     "ceiling": ceilings,
     "training": speedups,
@@ -227,4 +246,5 @@ PLOTS: dict[str, Callable[[Parts], Figure]] = {
     "scale": scales,
     "sampling": samplings,
     "quality": qualities,
+    "ablations": ablations,
 }

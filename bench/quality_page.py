@@ -19,9 +19,9 @@ INTRO = (
     "rounding; its seconds for 1,000 images are its own. One training each, so that the luck of a "
     "seed is not in the interval.\n\n"
     "What to hold against it: our recipe was chosen by this measure on these test images, and of "
-    "diffusers' only the sampler was, on one network. Source 000's 18.5 million weights at batch "
-    "16 are large for ten minutes of two cores; its course has 1.7 million at batch 128, of which "
-    "few fit. Neither keeps an average of its weights, and both use their texts' rates."
+    "diffusers' only the sampler was. Source 000's 18.5 million weights at batch 16 are large for "
+    "ten minutes of two cores; its course has 1.7 million at batch 128, of which few fit. Neither "
+    "keeps an average of its weights, and both use their texts' rates."
 )
 ABLATIONS = (
     "fashion_fast with one change at a time, two seeds each, as many steps as fit into two minutes "

@@ -261,6 +261,17 @@ def test_every_contender_is_in_the_plot():
     assert shown == [f"{n}, {minutes} min" for minutes in (10, 30) for n in "abcde"]
 
 
+def test_every_seed_of_every_change_is_a_point_beside_the_recipes_mean():
+    other = {"words": "AdamW", "steps": 9, "distances": [{"average": [7.0, 0.1]}] * 2}
+    rows = [replace(FAST, name=f["words"], facts=f) for f in (ABLATED, other)]
+    parts = {"fashion": part("fashion", *rows, more=FLOOR, seeds=(0, 1), images=2000)}
+    (axis,) = page.plots.ablations(parts).axes
+    points, mean, others = (line.get_xdata() for line in axis.get_lines())
+    assert (list(points), set(mean), list(others)) == ([5.0, 6.0], {5.5}, [7.0, 7.0])
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["as it is", "AdamW"]
+    assert page.plots.ablations({"times": parts["fashion"]}).axes  # before anything was trained
+
+
 def test_a_machine_that_was_not_quiet_is_named(tmp_path):
     loud = replace(ceiling("matmul"), machine={**MACHINE, "warning": "others were busy"})
     put("ceiling", loud, tmp_path)
