@@ -9,11 +9,9 @@ the raw weights are of the same training. What is done stays in --runs and is no
 """
 
 import copy
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +32,7 @@ from sfumato.schedules import Constant, CosineDecay
 from sfumato.solvers import DPMSolverPP2M
 
 from .contenders import OURS
-from .keeping import CLASSES
+from .keeping import CLASSES, kept
 from .options import Options, chosen, keep, say
 from .ours import Ours
 from .quality import REPEATS, Yard, of_one
@@ -164,20 +162,12 @@ def fashion(options: Options) -> tuple[Facts, list[Row], Facts]:
             steps = 2 if options.quick else int(SECONDS / step.median)
             path = options.runs / f"ablation-{name.replace(' ', '-')}-{seed}.json"
             begin = partial(VARIANTS[name].run, seed, steps, step.facts["precision"])
-            rows[name].append(kept(path, steps, partial(found, begin, train, yard, name)))
+            rows[name].append(
+                kept(path, {"steps": steps}, partial(found, begin, train, yard, name))
+            )
             say(f"  {name}, seed {seed}: {rows[name][-1]}")
     settings = {"seconds": SECONDS, "seeds": SEEDS, **yard.settings}
     return settings, [row_of(name, step_of(name), rows[name]) for name in VARIANTS], yard.floor
-
-
-def kept(path: Path, steps: int, find: Callable[[], Facts]) -> Facts:
-    """What a file says of so many steps, or what is found now, which is then put there."""
-    told: Facts = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if told.get("steps") != steps:
-        told = {"steps": steps, **find()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(told), "utf-8")
-    return told
 
 
 def found(begin: Callable[[], Run], data: ImageData, yard: Yard, name: str) -> Facts:

@@ -2,10 +2,10 @@
 
 The yardstick is fp32 from another seed: what chance alone does to the curve. Where "auto" would be
 fp32 because bf16 is done in software, ours is bf16 all the same, with its products as in `Rounded`.
+Curves that are done stay in --runs and are not done again.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,8 @@ from sfumato.data import ImageData, load
 from sfumato.devices import emulates_bf16
 
 from .cases import Case, cases
-from .machine import ROOT
+from .keeping import kept
+from .machine import ROOT, cpu_model
 from .options import Options, chosen, keep, say
 from .ours import ours
 from .results import Row
@@ -67,25 +68,27 @@ def run(options: Options) -> None:
 def measured(case: Case, options: Options) -> tuple[Facts, list[Row], Facts]:
     steps = options.rounds or STEPS
     data, words = images(case, options.quick)
-    simulated = emulates_bf16(torch.device("cpu"))
+    asked = {"steps": steps, "data": words, "network": str(case.network), "cpu": cpu_model()}
     losses: dict[str, list[float]] = {}
     reasons: dict[str, str] = {}
     for name, precision, seed in CURVES:
-        rounded = simulated and precision == "auto"
-        chosen_here = "bf16" if rounded else precision
-        step = ours(case.network, case.batch, case.shape, chosen_here, data, seed=seed)
-        losses[name] = curve(step, steps, Rounded() if rounded else nullcontext())
-        reasons[name] = SIMULATED if rounded else step.reason
+        path = options.runs / f"loss-{case.name}-{precision}-{seed}.json"
+        told = kept(path, asked, partial(curve, case, precision, seed, data, steps))
+        losses[name], reasons[name] = told["losses"], told["reason"]
         say(f"  {name}: {losses[name][0]:.4f} to {last(losses[name]):.4f} ({reasons[name]})")
     settings = {"words": case.words, "steps": steps, "data": words, "batch": case.batch}
     return settings, [], {"losses": losses, "reasons": reasons, **compared(losses)}
 
 
-def curve(
-    step: Callable[[], float], steps: int, mode: AbstractContextManager[object]
-) -> list[float]:
-    with mode:
-        return [round(step(), 6) for _ in range(steps)]
+def curve(case: Case, precision: str, seed: int, data: ImageData, steps: int) -> Facts:
+    """The loss of each step, and why its precision is what it is."""
+    rounded = precision == "auto" and emulates_bf16(torch.device("cpu"))
+    step = ours(
+        case.network, case.batch, case.shape, "bf16" if rounded else precision, data, seed=seed
+    )
+    with Rounded() if rounded else nullcontext():
+        found = [round(step(), 6) for _ in range(steps)]
+    return {"losses": found, "reason": SIMULATED if rounded else step.reason}
 
 
 def last(losses: list[float]) -> float:

@@ -23,6 +23,16 @@ BATCH = 250  # drawn between two looks at the disk
 CLASSES = 10
 
 
+def kept(path: Path, asked: Facts, find: Callable[[], Facts]) -> Facts:
+    """What a file says of what is asked for, or what is found now, which is then put there."""
+    told: Facts = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if told | asked != told:
+        told = {**asked, **find()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(told), "utf-8")
+    return told
+
+
 def agreed(note: Path, asked: Facts) -> Facts:
     """What the note says, or asked itself where there is none.
 
