@@ -95,6 +95,7 @@ def speedups(parts: Parts) -> Figure:
     return made
 
 
+FREE = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"}  # of the line behind
 OFFSET: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7}
 
 
@@ -167,6 +168,13 @@ def imports(parts: Parts) -> Figure:
     return made
 
 
+def marks_of(axis: Any, largest: float) -> None:
+    """Round numbers along an axis of logarithms."""
+    marks = [mark for mark in (1, 2, 3, 5, 10, 20, 30, 50, 100) if mark <= 2 * largest]
+    axis.set_xticks(marks, [str(mark) for mark in marks])
+    axis.minorticks_off()
+
+
 def samplings(parts: Parts) -> Figure:
     """Distance of each sampler, nearest first, with its seconds; a line marks 35 calls."""
     part = parts["sampling"]
@@ -178,16 +186,13 @@ def samplings(parts: Parts) -> Figure:
         error, colour = 2 * row.facts["error"], colours[row.facts["kind"]]
         axis.errorbar(values[i], i, xerr=error, fmt="o", ms=6, color=colour, ecolor=DARK)
         words = f"{values[i]:.2f} in {row.median:.1f} s"
-        free = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"}  # of the line behind
-        axis.annotate(words, (values[i] + error, i), (6, 0), color=DARK, bbox=free, **OFFSET)
+        axis.annotate(words, (values[i] + error, i), (6, 0), color=DARK, bbox=FREE, **OFFSET)
     reference = next(row for row in rows if row.facts["kind"] == "reference")
     axis.axvline(reference.facts["distance"], color=GREEN, lw=1, zorder=0)
     axis.set_yticks(range(len(rows)), [f"{row.name} ({row.facts['nfe']})" for row in rows])
     axis.invert_yaxis()
     axis.set_xscale("log")
-    marks = [mark for mark in (1, 2, 3, 5, 10, 20, 50, 100) if mark <= 2 * max(values)]
-    axis.set_xticks(marks, [str(mark) for mark in marks])
-    axis.minorticks_off()
+    marks_of(axis, max(values))
     lowest = min(row.facts["distance"] - 2 * row.facts["error"] for row in rows)
     axis.set_xlim(0.8 * max(lowest, min(values) / 2), 2.2 * max(values))
     axis.set_xlabel("squared Frechet distance and twice its error; in brackets calls", fontsize=8)
@@ -225,11 +230,14 @@ def ablations(parts: Parts) -> Figure:
     for place, row in enumerate(rows):
         values = [found["average"][0] for found in row.facts["distances"]]
         axis.plot(values, [place] * len(values), "o", ms=6, color=BLUE if place else GREEN)
-        axis.annotate(f"{np.mean(values):.3g}", (max(values), place), (6, 0), **OFFSET)
+        words = f"{np.mean(values):.3g}"
+        axis.annotate(words, (max(values), place), (6, 0), bbox=FREE, zorder=1, **OFFSET)
         if not place:
             axis.axvline(np.mean(values), color=GREEN, lw=1, zorder=0)
     axis.set_xscale("log")
+    marks_of(axis, max((max(line.get_xdata()) for line in axis.get_lines()), default=1))
     axis.set_ylim(max(1, len(rows)) - 0.5, -0.5)
+    axis.margins(x=0.12)
     axis.set_yticks(range(len(rows)), [row.facts["words"] for row in rows])
     axis.set_xlabel(
         "squared Frechet distance, a point a seed; the number is their mean", fontsize=8

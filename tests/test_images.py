@@ -167,10 +167,17 @@ def test_big_endian_16_bit():
     assert decode(encoded(image, "TIFF")).pixels.tolist() == [[0, 1, 255]]
 
 
-@pytest.mark.parametrize("values", [[0, 255], [0, 65535], [-1, 70000]])
+@pytest.mark.parametrize(("kind", "dtype"), [(1, "<u4"), (2, "<i4")])
+def test_integers_of_32_bits_hold_16(kind, dtype):
+    values = np.array([[0, 257, 300, 65535]]).astype(dtype)
+    assert pixel_row(tiff(values, 32, kind)) == [0, 1, 1, 255]
+    assert pixel_row(tiff(0 * values, 32, kind)) == [0] * 4
+
+
+@pytest.mark.parametrize("values", [[0, 255], [0, 1], [0, 65536], [-1, 70000]])
 @pytest.mark.parametrize(("bits", "kind", "dtype"), [(32, 1, "<u4"), (32, 2, "<i4")])
-def test_integers_of_32_bits_are_refused_whatever_is_in_them(values, bits, kind, dtype):
-    """By its own range [0, 255] would be 8 bits, and its darker neighbour as bright."""
+def test_integers_of_32_bits_that_leave_a_doubt_are_refused(values, bits, kind, dtype):
+    """[0, 255] may be 8 bits, or a dark image of 16, and is not taken by its own range."""
     data = tiff(np.array([values]).astype(dtype), bits, kind)
     with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
         decode(data)

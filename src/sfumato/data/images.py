@@ -8,7 +8,7 @@ What each kind becomes:
     opacity of any kind     laid on white, unless 4 channels are asked for
     16-bit                  round(value / 257): the whole range, where Pillow would clip at 255
     float                   from 0 to 1, or refused
-    32-bit integer          refused: nothing says what white is
+    32-bit integer          as 16-bit; refused where its range leaves a doubt, see `_wide`
     1-bit                   0 and 255
     animated                the first frame
 
@@ -247,16 +247,22 @@ def _deep(image: Image.Image) -> Image.Image:
 
 
 def _wide(image: Image.Image) -> Image.Image:
-    """PNG and PPM of 16 bits, which Pillow may give as 32.
+    """32-bit integers, as which Pillow gives some PNG and PPM of 16 bits: white is 65535.
 
-    Files of 32 bits are refused: a dark one has no value that tells which is white, and what is
-    guessed from each image's own brightest makes the images of one set differ.
+    A file of 32 bits without a value above 255 is refused: it may be of 8 bits or a dark one of 16,
+    and taken by its own brightest it would be no neighbour's equal. So are signed ones of 16.
     """
-    if image.format not in ("PNG", "PPM"):
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    signed = image.format == "TIFF" and image.getexif().get(258) in (16, (16,))
+    surely = image.format in ("PNG", "PPM") or high > 255 or high == 0
+    if low < 0 or high > 65535 or signed or not surely:
+        kind = "signed" if signed else "32-bit"
         raise ValueError(
-            "32-bit or signed integers, which do not say what white is: save it with 8 or 16 bits"
+            f"{kind} integers from {low} to {high}, which do not say what white is: save it with "
+            "8 or 16 bits"
         )
-    return Image.fromarray(_scaled(np.asarray(image), 65535))
+    return Image.fromarray(_scaled(values, 65535))
 
 
 def _real(image: Image.Image) -> Image.Image:
