@@ -118,6 +118,26 @@ def test_help_and_typos_never_import_torch(words):
     assert float(result[4]) < 2.0  # seconds of CPU: a guard against a heavy import, not a timing
 
 
+COLLECTED = """
+import gc
+from sfumato.__main__ import RUNNERS, runner
+looks = lambda: sum(one["collections"] for one in gc.get_stats())
+before = looks()
+runner("Info")
+print(looks() - before, gc.isenabled(), gc.get_freeze_count() > 10_000)
+RUNNERS["Bad"] = "nothing", "run"
+try:
+    runner("Bad")
+except ModuleNotFoundError:
+    print(gc.isenabled())
+"""
+
+
+def test_nobody_looks_for_garbage_while_a_command_loads():
+    done = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "True", "True", "True"], done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
