@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import plots, quality_page, sampling_page
+from . import plots, quality_page, sampling_page, targets
 from .ceiling import FORMATS, best, of_training
 from .machine import ROOT
 from .options import Options, say
@@ -101,7 +101,8 @@ def page(found: Everything, other: Everything | None = None) -> str:
         bodies = [BODIES[bench](other) for bench in other]
         sections.append("\n".join([f"## {OTHER_TITLE}\n\n{OTHER_INTRO}\n", *bodies]))
     machines = measured_on({"": found, OTHER: other or {}})
-    return "\n".join([HEAD, *sections, f"## Measured on\n\n{machines}"])
+    reached = targets.section(found, other or {})
+    return "\n".join([HEAD, *filter(None, [reached]), *sections, f"## Measured on\n\n{machines}"])
 
 
 def section(bench: str, found: Everything) -> str:

@@ -16,6 +16,7 @@ from bench.peers import Peer
 from bench.plain_dit import PlainDiT
 from bench.results import Part, Row, from_json, put, read, to_json
 from bench.sampling import in_short
+from bench.targets import START_BARS
 from sfumato.native import SOURCES
 from sfumato.networks import DiTConfig, UNet2DConfig
 
@@ -112,7 +113,9 @@ def all_parts() -> dict[str, list[Part]]:
             part("sampling", *samplers, more=short, measure="Frechet", **drawn),
             part("calls", *few, more=teacher, images=1000),
         ],
-        "startup": [part("startup", FAST, more={"imports": {"torch": 1.2, "numpy": 0.1}})],
+        "startup": [
+            part("startup", *(replace(FAST, name=name) for name in START_BARS), more=IMPORTS)
+        ],
         "scale": [
             part("resolution", *axis, more=fits, axis="side", precision="bf16"),
             part("processes", SLOW, FAST, more=paper, batch=64),
@@ -125,6 +128,7 @@ def all_parts() -> dict[str, list[Part]]:
     }
 
 
+IMPORTS = {"imports": {"torch": 1.2, "numpy": 0.1}}
 FLOOR = {"floor": 0.15, "floor_error": 0.01}
 JUDGED = {
     "words": "ours",
