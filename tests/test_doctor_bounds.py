@@ -227,6 +227,8 @@ def test_a_tenth_at_most_is_held_out_and_a_batch_may_be_all() -> None:
     one = replace(DIGITS.data, held_out=1)
     assert told(check_held_out(kinds(10), one)) == []
     assert told(check_held_out(kinds(9), one)) == [("no-held-out", "risk")]
+    # Eleven, of which two are kept for the test: a tenth of nine is none.
+    assert told(check_held_out(kinds(11), replace(one, test=2))) == [("no-held-out", "risk")]
     assert told(check_batch(64, 64)) == []
     assert told(check_batch(64, 65)) == [("batch-over-images", "risk")]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..config import DataConfig
 from ..data import ImageData
 from ..data.arrays import CHANNELS
+from ..data.held import held_back
 from .finding import NOTE, RISK, WRONG, Finding, found
 
 LOOKED_AT = 4_000  # images, spread over all
@@ -171,7 +172,7 @@ def check_flip(data: ImageData, config: DataConfig) -> Iterator[Finding]:
 
 
 def check_held_out(data: ImageData, config: DataConfig) -> Iterator[Finding]:
-    if min(config.held_out, len(data) // 10) == 0:
+    if not held_back(len(data), config.held_out, config.test)[0]:
         yield found("no-held-out", RISK, held_out=config.held_out, images=len(data))
 
 
