@@ -72,7 +72,8 @@ def keep(
     watch, machine = Watch(), description()
     settings, rows, more = measure()
     machine |= watch.report()
-    words = ["python -m bench", bench, *([f"--only {case}"] if case != bench else [])]
+    named = "training" if options.loss else bench  # whose option it is
+    words = ["python -m bench", named, *([f"--only {case}"] if case != bench else [])]
     words += [f"--run {Path(options.run).name}"] if options.run else []
     words += ["--loss"] if options.loss else []
     words += [f"--data {Path(options.data).name}"] if options.data != Options.data else []

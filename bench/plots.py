@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from .profiling import KINDS, OTHER, REPACKING
 from .results import Part, Row
@@ -111,6 +112,9 @@ def losses(parts: Parts) -> Figure:
             steps = np.arange(window, len(values) + 1)
             axis.plot(steps, smooth, color=colour, lw=width, zorder=order, label=name)
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
         axis.set_title(words_of(part), size=9)
         axis.set_xlabel("step", fontsize=8)
     axes[0].set_ylabel("loss", fontsize=8)

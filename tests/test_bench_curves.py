@@ -1,5 +1,7 @@
 """Loss curves in two precisions: what bfloat16 is where the processor has none."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,9 +71,11 @@ def test_rounded_leaves_float32_as_it_is_and_sees_what_autocast_makes():
 @pytest.mark.parametrize("emulated", [True, False])
 def test_our_curve_is_of_bf16_on_every_machine(tmp_path, monkeypatch, emulated):
     monkeypatch.setattr(curves, "emulates_bf16", lambda device: emulated)
-    options = Options(rounds=2, quick=True, only="unet2d-16", out=tmp_path, runs=tmp_path / "runs")
+    options = Options(rounds=2, quick=True, only="unet2d-16", loss=True)
+    options = replace(options, out=tmp_path, runs=tmp_path / "runs")
     curves.run(options)
     part = read("loss", tmp_path)["unet2d-16"]
+    assert part.command == "python -m bench training --only unet2d-16 --loss --rounds 2"
     told, losses = part.more["reasons"], part.more["losses"]
     assert [len(losses[name]) for name, _, _ in curves.CURVES] == [2, 2, 2]
     assert (told["ours"] == curves.SIMULATED) == emulated
