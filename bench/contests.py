@@ -14,6 +14,7 @@ from sfumato.rivals import best_of_each, standard_grids, surveyed
 from sfumato.tuned_runs import Tuned, read_tuned
 
 AT_ONCE = 125
+GRIDS, NEXT_GRID = 2, ", next grid"
 SURVEY_SEED, SURVEYED = 2_000_000, 20  # images that a solver's grid is chosen by
 
 
@@ -53,20 +54,31 @@ def of_tuned(tuned: Tuned) -> Contestant:
 
 
 def fixed(loaded: Loaded, asked: SamplingConfig, calls: int, quick: bool) -> list[Contestant]:
-    """Every fixed solver of at most so many calls, on the standard grid that suits it best here."""
+    """Every fixed solver of at most so many calls, on the GRIDS standard ones that suit it best.
+
+    By the pixels' distance from a teacher, which is not what they are compared by in the end.
+    """
     denoiser = wrapped(loaded.denoiser, asked, loaded.conditions)
     with torch.inference_mode():
         pairs, _ = taught(loaded, denoiser, SURVEY_SEED, 2 if quick else SURVEYED, unheard)
         grids = standard_grids(denoiser.process)[: 1 if quick else None]
-        rivals = best_of_each(surveyed(denoiser, pairs, calls, grids=grids))
+        rivals = best_of_each(surveyed(denoiser, pairs, calls, grids=grids), GRIDS)
+    met: set[str] = set()
     return [
         Contestant(
-            one.name,
+            named_once(one.name, met),
             "fixed",
             replace(asked, solver=one.solver, grid=one.grid, steps=one.steps, keep_eps=False),
         )
         for one in rivals
     ]
+
+
+def named_once(name: str, met: set[str]) -> str:
+    """The name, or where it was met before another one for its next grid."""
+    name = f"{name}{NEXT_GRID}" if name in met else name
+    met.add(name)
+    return name
 
 
 def unheard(done: int, total: int) -> None:

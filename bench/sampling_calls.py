@@ -1,7 +1,8 @@
 """4 to 8 calls: the tuned sampler of each beside every fixed solver, by two measures.
 
 All draw the same seeds and classes. `distance` is the Frechet distance of the benchmark, `off` the
-root mean square of the pixels' difference from the teacher's, in [-1, 1]; `more` is how much larger
+root mean square of the pixels' difference from the teacher's, in [-1, 1]; `cleared` is the distance
+where values of a background that is nearly black are made 0; `more` is how much larger
 a solver's distance is than that of the tuned sampler of as many calls, with the error of a pair.
 """
 
@@ -23,13 +24,15 @@ from .results import Row
 from .rounds import Facts
 
 COUNTS = (4, 5, 6, 7, 8)
+UNSEEN = 4  # of 255: values up to it look black
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What came of a sampler. features: (N, D). off: see above. seconds: of drawing."""
+    """What came of a sampler. features, cleared: (N, D). off: see above. seconds: of drawing."""
 
     features: Tensor
+    cleared: Tensor
     off: float
     seconds: float
 
@@ -64,7 +67,8 @@ class Scene:
         images = one.drawn(self.loaded, self.judge)
         seconds = time.perf_counter() - begun
         off = (images.float() - self.teacher.float()).square().mean().sqrt().item() / 127.5
-        return Seen(self.judge.network(images), off, seconds)
+        network = self.judge.network
+        return Seen(network(images), network(cleared(images)), off, seconds)
 
     def row(self, one: Contestant, calls: int, seen: Seen, base: Seen) -> Row:
         reference = self.judge.reference
@@ -74,6 +78,7 @@ class Scene:
             **{"kind": one.kind, "calls": calls, "off": seen.off},
             **{"grid": "its own" if one.kind == "tuned" else str(one.sampling.grid)},
             **{"distance": found.mean, "error": found.error},
+            **{"cleared": frechet_estimate(seen.cleared, reference).mean},
             **{"more": more.mean, "more_error": more.error},
         }
         name = f"{'tuned' if one.kind == 'tuned' else one.name}, {calls}"
@@ -89,4 +94,11 @@ def compared(loaded: Loaded, judge: Judge, quick: bool) -> tuple[list[Row], Fact
         say(f"  {calls} calls")
         rows += scene.rows(calls)
     found = frechet_estimate(judge.network(scene.teacher), judge.reference)
-    return rows, {"teacher": found.mean, "teacher_error": found.error}
+    black = frechet_estimate(judge.network(cleared(scene.teacher)), judge.reference)
+    told = {"teacher": found.mean, "teacher_error": found.error, "teacher_cleared": black.mean}
+    return rows, told
+
+
+def cleared(images: Tensor) -> Tensor:
+    """uint8 images with all that looks black made 0."""
+    return images.where(images > UNSEEN, 0)

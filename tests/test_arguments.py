@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from math import inf
 
 import pytest
 
 from sfumato.arguments import Sample, Train, UsageError, numbers, seconds
 from sfumato.parsing import parse, rewrite
+from sfumato.typed import guidance_flags, guidance_words
 from sfumato.vocabulary import PEERS
 
 
@@ -68,6 +70,32 @@ def test_other_programs_flags_are_answered_with_ours(flag):
         UsageError, match=f"{flag.partition('=')[0]} is another program's; here it is"
     ):
         rewrite(["train", "x", flag, "1"])
+
+
+def test_a_word_that_is_no_choice_is_answered_with_those_there_are():
+    with pytest.raises(
+        UsageError, match=r"--sampler heunn: did you mean heun\? There is heun, dpm"
+    ):
+        parse(["sample", "x", "--sampler", "heunn"])
+    with pytest.raises(UsageError, match=r"--sampler xyz: there is heun, .*, churn\.$"):
+        parse(["sample", "x", "--sampler=xyz"])
+    assert parse(["sample", "x", "--sampler", "ddim"]).sampler == "ddim"
+
+
+@pytest.mark.parametrize(
+    ("guidance", "words", "flags"),
+    [
+        ((1.5, 0.0, inf), "guidance 1.5", "--guidance 1.5"),
+        ((2, 0.3, inf), "guidance 2 from 0.3", "--guidance 2 --guidance-from 0.3"),
+        ((2, 0, 4), "guidance 2 to 4", "--guidance 2 --guidance-to 4"),
+        ((2, 1, 4), "guidance 2 from 1 to 4", "--guidance 2 --guidance-from 1 --guidance-to 4"),
+    ],
+)
+def test_guidance_is_said_and_typed_with_its_interval(guidance, words, flags):
+    assert guidance_words(*guidance) == words
+    assert guidance_flags(*guidance) == flags
+    args = parse(["sample", "x", *flags.split()])
+    assert (args.guidance, args.guidance_from or 0.0, args.guidance_to or inf) == guidance
 
 
 def test_no_flag_of_ours_is_called_a_peers():

@@ -111,7 +111,7 @@ def all_parts() -> dict[str, list[Part]]:
         ],
         "sampling": [
             part("sampling", *samplers, more=short, measure="Frechet", **drawn),
-            part("calls", *few, more=teacher, images=1000),
+            part("calls", *few, more=teacher, **drawn),
         ],
         "startup": [
             part("startup", *(replace(FAST, name=name) for name in START_BARS), more=IMPORTS)

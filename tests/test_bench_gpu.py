@@ -49,4 +49,4 @@ def test_everything_runs_on_tiny_sizes(tmp_path):
     assert found["a training"]["steps"] > 0
     assert found["sampling"]["images/s"] > 0
     with Image.open(tmp_path / "grid.png") as picture:
-        assert picture.width > picture.height / 2
+        assert 4 < picture.height / picture.width < 6  # ten classes, two images of each

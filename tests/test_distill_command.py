@@ -93,6 +93,19 @@ def test_the_student_begins_as_its_teachers_average_and_is_drawn_beside_it(call,
     assert [row["steps"] for row in settings["rows"].values()] == [2, 1, 2]
 
 
+def test_a_new_student_is_trained_and_a_stopped_one_gone_on_with(call):
+    assert "training edm-distilled" in call("distill", "edm", *QUICK)
+    assert "going on with edm-distilled" in call("train", "runs/edm-distilled", "--steps", "5")
+
+
+def test_a_student_is_asked_for_what_it_learned(call):
+    call("distill", "edm", *QUICK)
+    drawn = ("sample", "edm-distilled", "--count", "1", "--no-film", "--device", "cpu")
+    assert "the run was distilled" not in call(*drawn, "--steps", "1")
+    assert "asks it for a path that it does not know" in call(*drawn, "--sampler", "heun")
+    assert "distilled without guidance" in call(*drawn, "--guidance", "2")
+
+
 def test_the_pictures_rows_are_those_samplers_from_the_same_seeds(call, tmp_path):
     call("distill", "edm", *QUICK)
     student = load_run("runs/edm-distilled", CPU)
@@ -174,6 +187,11 @@ def test_what_cannot_be_distilled_is_refused(call, tmp_path, monkeypatch):
         call("distill", "edm", "--resume", "--out", "nowhere", "--device", "cpu")
     with pytest.raises(SystemExit, match="is there already"):
         call("distill", "edm", *QUICK, "--out", "runs/edm")
+    call("distill", "edm", *QUICK)
+    with pytest.raises(
+        SystemExit, match=r"was distilled already.* sfumato train runs/edm-distilled"
+    ):
+        call("distill", "edm-distilled", *QUICK)
     path = tmp_path / "runs" / "edm" / "run.json"
     settings = json.loads(path.read_text())
     settings["data"]["source"] = ""

@@ -79,6 +79,18 @@ def test_samplers_that_drew_are_in_order_of_calls_and_quality_beside_real_images
     assert "as many other real ones: unknown." in checked(write_page(tmp_path)).text
 
 
+def test_the_command_of_a_tuned_sampler_asks_for_its_interval(tmp_path):
+    ends = {"guidance_from": 0.3, "guidance_to": 4.0}
+    for name, more in (("a", {}), ("b", ends), ("c", {**ends, "guidance_to": "inf"})):
+        told = {**TUNED, "sampling": {"steps": 6, "guidance": 1.5, **more}}
+        dump(tmp_path / "tuned" / f"nfe-6-{name}.json", told)
+    text = checked(write_page(tmp_path)).text
+    asked = "--nfe 6 --guidance 1.5"
+    ends = ("", " --guidance-from 0.3 --guidance-to 4", " --guidance-from 0.3")
+    assert [text.count(f"{asked}{words}") for words in ends] == [3, 1, 2]
+    assert "61.5 from 0.3 to 40.05" in text
+
+
 def test_tuned_samplers_are_in_order_of_calls_and_guidance(tmp_path):
     for steps, guidance in ((10, 1.0), (6, 3.0), (6, 1.0)):
         told = {**TUNED, "sampling": {"steps": steps, "guidance": guidance}}

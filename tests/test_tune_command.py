@@ -16,6 +16,7 @@ from sfumato.arguments import Tune, UsageError
 from sfumato.assembly import splits_of
 from sfumato.commands.tune import Plan, data_of_run, plan_of, sampling_asked
 from sfumato.commands.tune_judged import Judged
+from sfumato.config import SamplingConfig
 from sfumato.consistency import MultistepConsistency
 from sfumato.exact import GaussianMixture
 from sfumato.generation import Order, draw
@@ -27,7 +28,7 @@ from sfumato.pictures import read_settings
 from sfumato.process import Karras
 from sfumato.rivals import Rival
 from sfumato.solvers import DDIM
-from sfumato.tuned_runs import find_tuned, path_of, read_tuned
+from sfumato.tuned_runs import find_tuned, path_of, read_tuned, save_tuned
 from sfumato.tuning import Pairs, distances, teacher_path
 from tiny import commands, images, run, train_in
 
@@ -58,6 +59,9 @@ def own(args, run, card, say):
     return splits_of(run.data, images())
 
 
+AT_TWO = SamplingConfig(guidance=2.0)
+
+
 class NoCapture:
     """What `commands` reads output from, in a fixture of a module."""
 
@@ -78,17 +82,17 @@ def pixels_of(path):
 
 
 def record_of(folder):
-    return json.loads(path_of(folder, 3, 2.0).read_text())
+    return json.loads(path_of(folder, 3, AT_TWO).read_text())
 
 
 def test_what_was_found_is_written_beside_the_run(tuned):
-    record, found = record_of(tuned), read_tuned(path_of(tuned, 3, 2.0))
+    record, found = record_of(tuned), read_tuned(path_of(tuned, 3, AT_TWO))
     assert found.sampling.steps == len(found.sampling.grid.ratios) == 3
     assert found.sampling.guidance == 2.0
     assert (found.step, found.weights) == (3, "average")
     assert {row["name"] for row in record["fixed"]} == set(FEW)
     assert record["better"] == (record["tuned"] < min(row["distance"] for row in record["fixed"]))
-    with Image.open(path_of(tuned, 3, 2.0).with_suffix(".png")) as picture:
+    with Image.open(path_of(tuned, 3, AT_TWO).with_suffix(".png")) as picture:
         assert picture.width > picture.height
 
 
@@ -124,7 +128,7 @@ def test_sample_nfe_draws_by_it_and_the_picture_can_be_drawn_again(tuned, call, 
     call("sample", tuned, "--nfe", 3, "--count", 4, "--files", "--out", out, "--device", "cpu")
     settings = read_settings(out / "samples.png")
     sampling = from_dict(settings["sampling"])
-    assert sampling == read_tuned(path_of(tuned, 3, 2.0)).sampling
+    assert sampling == read_tuned(path_of(tuned, 3, AT_TWO)).sampling
     loaded = load_run(str(tuned), CPU)
     order = Order(settings["seeds"], settings["labels"], loaded.card.shape)
     again = draw(loaded.denoiser, order, sampling, loaded.conditions, CPU)
@@ -140,7 +144,8 @@ def test_sample_nfe_draws_by_it_and_the_picture_can_be_drawn_again(tuned, call, 
     [
         (["--nfe", 5], "no sampler of 5 calls tuned for guidance 2; there is nfe-3-guidance-2"),
         (["--nfe", 3, "--guidance", 1.5], "tune .* --nfe 3 --guidance 1.5"),
-        (["--nfe", 3, "--guidance-to", 4], "guidance_to = inf, and 4.0 is asked .* --guidance-to"),
+        (["--nfe", 3, "--guidance-to", 4], "for guidance 2 to 4; .* --guidance 2 --guidance-to 4$"),
+        (["--nfe", 0], "--nfe 0; 2 to 20 network calls"),
         (["--nfe", 3, "--clipped", "False"], "clipped = True, and False is asked"),
         (["--nfe", 3, "--steps", 4], "--steps with --nfe 3"),
         (["--nfe", 3, "--sampler", "ddim"], "--sampler with --nfe 3"),
@@ -175,14 +180,32 @@ def test_a_run_without_one_trajectory_is_refused(change, message):
         sampling_asked(replace(run().sampling, **change), Tune("some", nfe=3))
 
 
+def test_another_interval_of_noise_is_another_file(tuned):
+    plain = path_of(tuned, 3, AT_TWO)
+    inside = replace(read_tuned(plain).sampling, guidance_from=0.3, guidance_to=4.0)
+    path = path_of(tuned, 3, inside)
+    assert (plain.name, path.name) == (
+        "nfe-3-guidance-2.json",
+        "nfe-3-guidance-2-from-0.3-to-4.json",
+    )
+    with pytest.raises(FileNotFoundError, match=r"--guidance-from 0\.3 --guidance-to 4$"):
+        find_tuned(tuned, 3, inside)
+    save_tuned(path, inside, 3, "average", {"better": True})
+    try:
+        assert find_tuned(tuned, 3, inside).path == path
+        assert find_tuned(tuned, 3, read_tuned(plain).sampling).path == plain
+    finally:
+        path.unlink()
+
+
 def test_a_classifier_is_refused(tuned):
-    wanted = replace(read_tuned(path_of(tuned, 3, 2.0)).sampling, classifier="guide")
+    wanted = replace(read_tuned(path_of(tuned, 3, AT_TWO)).sampling, classifier="guide")
     with pytest.raises(ValueError, match="classifier guide guides"):
         find_tuned(tuned, 3, wanted)
 
 
 def test_a_newer_checkpoint_is_told(tuned, call, tmp_path, monkeypatch):
-    path = path_of(tuned, 3, 2.0)
+    path = path_of(tuned, 3, AT_TWO)
     before = path.read_bytes()
     path.write_text(json.dumps({**record_of(tuned), "step": 1, "better": False}))
     try:
@@ -218,7 +241,10 @@ def test_it_does_not_claim_what_it_did_not_measure():
 
 def test_levels_are_told_where_there_are_data_and_nothing_is_where_there_are_none():
     judged = Judged(0.1, [Rival("deis", DEIS(3), KarrasGrid(), 6, 0.2)], 1, 10, {"tuned": 0.05})
-    assert judged.lines()[-2] == "Shares of values at the levels of the data, off by: tuned 0.050."
+    assert judged.lines()[-2] == (
+        "How often values lie near the data's levels (such as a background that is black), off by: "
+        "tuned 0.050."
+    )
     assert not any("levels" in line for line in replace(judged, missed={}).lines())
 
 

@@ -16,7 +16,15 @@ from sfumato.kinds import from_dict, to_dict
 from sfumato.multistep import DEIS, IPNDM, LMS, DPMSolverPP, UniPC
 from sfumato.prediction import Prediction
 from sfumato.process import Karras, LinearVP, RectifiedFlow
-from sfumato.rivals import FIXED, best_of_each, measured, standard_grids, steps_within, surveyed
+from sfumato.rivals import (
+    FIXED,
+    Rival,
+    best_of_each,
+    measured,
+    standard_grids,
+    steps_within,
+    surveyed,
+)
 from sfumato.sampling import prior, sample, trajectory
 from sfumato.singlestep import DPMSolver2
 from sfumato.solvers import DDIM, Ancestral, DPMSolverPP2M, Heun
@@ -266,6 +274,12 @@ def test_what_the_gradient_sees_is_what_is_sampled(process):
     knobs = Knobs.of(table, span_of(process))
     wanted = drawn(denoiser, pairs.noise, knobs.table())
     assert torch.allclose(unrolled(denoiser, pairs, knobs), wanted, atol=1e-9)
+
+
+def test_the_first_of_each_solver_or_more_are_kept_in_order():
+    rivals = [Rival(name, None, None, 1, far) for far, name in enumerate("abacba")]
+    assert best_of_each(rivals) == [rivals[0], rivals[1], rivals[3]]
+    assert best_of_each(rivals, 2) == rivals[:5]
 
 
 @pytest.mark.parametrize("process", [Karras(), RectifiedFlow()], ids=name)

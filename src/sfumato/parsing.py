@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import tyro
 
 from .arguments import COMMANDS
-from .typed import UsageError, check_numbers
+from .typed import UsageError, check_values
 from .vocabulary import PEERS
 
 
@@ -64,11 +64,11 @@ def _check_command(command: str) -> None:
 def parse(argv: Sequence[str]) -> Any:
     """The command that was typed; prints help or what is wrong and exits where there is none.
 
-    Raises: UsageError for what rewrite and check_numbers refuse.
+    Raises: UsageError for what rewrite and check_values refuse.
     """
     words = rewrite(argv)
     if words[0] in COMMANDS:
-        check_numbers(words[1:], get_type_hints(COMMANDS[words[0]]))
+        check_values(words[1:], get_type_hints(COMMANDS[words[0]]))
         return tyro.cli(COMMANDS[words[0]], args=words[1:], prog=f"sfumato {words[0]}")
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,

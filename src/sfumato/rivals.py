@@ -1,5 +1,6 @@
 """What a tuned sampler has to beat: every fixed solver, each on the best of the standard grids."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -83,9 +84,12 @@ def measured(denoiser: Denoiser, pairs: Pairs, rival: Rival) -> Rival:
     return Rival(rival.name, rival.solver, rival.grid, rival.steps, far)
 
 
-def best_of_each(rivals: list[Rival]) -> list[Rival]:
-    """The first of each solver, in the order given."""
-    first: dict[str, Rival] = {}
+def best_of_each(rivals: list[Rival], most: int = 1) -> list[Rival]:
+    """The first of each solver, or the first `most`, in the order given."""
+    met: Counter[str] = Counter()
+    kept = []
     for rival in rivals:
-        first.setdefault(rival.name, rival)
-    return list(first.values())
+        met[rival.name] += 1
+        if met[rival.name] <= most:
+            kept.append(rival)
+    return kept

@@ -200,7 +200,8 @@ class Trainer:
             precision, reason = settle_precision(task)
             self.run = replace(self.run, precision=precision)
         task = replace(task, run=self.run)  # type: ignore[type-var]
-        self._tell(folder, resumed, reporter)
+        at_start = checkpoint.folders(folder) == [checkpoint.folder_of(folder, 0)]  # distilled
+        self._tell(folder, resumed and not at_start, reporter)
         if not resumed:
             reporter.say(f"  precision  {reason}")
             task = self._rehearse(task, folder, reporter)

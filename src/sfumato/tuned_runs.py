@@ -2,6 +2,7 @@
 
 RUN/tuned/nfe-6-guidance-2.json    the settings to sample with, a step that they were fitted at, and
                                    what was measured; .png beside it shows the images
+RUN/tuned/nfe-6-guidance-2-from-0.3-to-4.json    the same, for guidance inside an interval of noise
 """
 
 import json
@@ -17,8 +18,10 @@ from .interop.reading import json_of
 from .kinds import from_dict, to_dict
 from .storage import make_folders, write_file
 from .tuning import Table
+from .typed import UsageError, guidance_flags, guidance_words
 
 # What the network is asked with, beside times: a table is for this and nothing else.
+MOST_CALLS = 20
 ASKED_WITH = ("guidance", "guidance_from", "guidance_to", "clipped")
 
 
@@ -33,9 +36,20 @@ class Tuned:
     better: bool  # than every fixed solver, on noise that was used for nothing else
 
 
-def path_of(folder: Path, calls: int, guidance: float) -> Path:
+def path_of(folder: Path, calls: int, sampling: SamplingConfig) -> Path:
     """Where the sampler of so many calls for this guidance is kept."""
-    return folder / "tuned" / f"nfe-{calls}-guidance-{guidance:g}.json"
+    return folder / "tuned" / f"nfe-{calls}-{guided(sampling).replace(' ', '-')}.json"
+
+
+def guided(sampling: SamplingConfig) -> str:
+    """Its guidance in words."""
+    return guidance_words(sampling.guidance, sampling.guidance_from, sampling.guidance_to)
+
+
+def check_calls(calls: int) -> None:
+    """Raise UsageError where no sampler of so many calls can be tuned."""
+    if not 2 <= calls <= MOST_CALLS:
+        raise UsageError(f"--nfe {calls}; 2 to {MOST_CALLS} network calls can be tuned.")
 
 
 def with_table(sampling: SamplingConfig, table: Table) -> SamplingConfig:
@@ -70,14 +84,16 @@ def find_tuned(folder: Path, calls: int, wanted: SamplingConfig) -> Tuned:
     """The sampler of so many calls that was tuned for what `wanted` asks of the network.
 
     Raises: FileNotFoundError where there is none, with those that there are; ValueError where it
-    was tuned for something else.
+    was tuned for something else; UsageError for a number of calls that none is tuned for.
     """
-    path = path_of(folder, calls, wanted.guidance)
-    command = f"sfumato tune {folder} --nfe {calls} --guidance {wanted.guidance:g}"
+    check_calls(calls)
+    path = path_of(folder, calls, wanted)
+    flags = guidance_flags(wanted.guidance, wanted.guidance_from, wanted.guidance_to)
+    command = f"sfumato tune {folder} --nfe {calls} {flags}"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("nfe-*.json"))) or "none yet"
         raise FileNotFoundError(
-            f"{folder} has no sampler of {calls} calls tuned for guidance {wanted.guidance:g}; "
+            f"{folder} has no sampler of {calls} calls tuned for {guided(wanted)}; "
             f"there is {there}. A sampler is tuned for one guidance only: {command}"
         )
     tuned = read_tuned(path)

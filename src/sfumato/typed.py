@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
-from typing import Any, get_args
+from math import inf
+from typing import Any, Literal, get_args, get_origin
 
 
 class UsageError(Exception):
@@ -48,8 +49,8 @@ def check_grid(text: str) -> None:
         raise UsageError(f"--grid {text}: there is no grid {name!r}; {hint}")
 
 
-def check_numbers(words: Sequence[str], kinds: Mapping[str, Any]) -> None:
-    """Raise UsageError where a flag for a number is followed by a word that is none.
+def check_values(words: Sequence[str], kinds: Mapping[str, Any]) -> None:
+    """Raise UsageError where a flag for a number, or for one of some words, gets another.
 
     kinds: the type of each flag, by its name with underscores. What follows no flag, or is missing,
     is left to the parser.
@@ -63,6 +64,20 @@ def check_numbers(words: Sequence[str], kinds: Mapping[str, Any]) -> None:
             _check(flag, value, int, "a whole number, as 1000")
         elif kind is float or float in get_args(kind):
             _check(flag, value, float, "a number, as 0.5")
+        elif (names := choices(kind)) and value not in (*names, "None"):
+            close = get_close_matches(value, names, n=1)
+            hint = f"did you mean {close[0]}? There is" if close else "there is"
+            raise UsageError(f"{flag} {value}: {hint} {', '.join(names)}.")
+
+
+def choices(kind: Any) -> list[str]:
+    """The words that a Literal, or None beside one, leaves the choice of."""
+    return [
+        word
+        for one in (kind, *get_args(kind))
+        if get_origin(one) is Literal
+        for word in get_args(one)
+    ]
 
 
 def _is_flag(word: str) -> bool:
@@ -74,3 +89,15 @@ def _check(flag: str, value: str, kind: type[int] | type[float], wanted: str) ->
         kind(value)
     except ValueError as error:
         raise UsageError(f"{flag} {value}: {wanted}, is wanted.") from error
+
+
+def guidance_words(scale: float, low: float, high: float) -> str:
+    """As "guidance 2 from 0.3 to 4": the ends of its interval of noise where it has such."""
+    ends = [f" from {low:g}"] if low else []
+    return "".join([f"guidance {scale:g}", *ends, *([f" to {high:g}"] if high < inf else [])])
+
+
+def guidance_flags(scale: float, low: float, high: float) -> str:
+    """The flags that ask for the same."""
+    words = guidance_words(scale, low, high).replace(" from", " --guidance-from")
+    return f"--{words.replace(' to', ' --guidance-to')}"

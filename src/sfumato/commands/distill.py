@@ -101,9 +101,14 @@ def begun_before(args: Distill) -> Path | None:
 def student_of(teacher: Loaded, args: Distill) -> Run:
     """The teacher's run with another objective, sampler, budget and rate.
 
-    Raises: ValueError where there are no images to train on.
+    Raises: ValueError where there are no images to train on, or it is a student itself.
     """
     run = teacher.run
+    if type(run.objective) is ConsistencyTuning:
+        raise ValueError(
+            f"{teacher.folder} was distilled already, and has no trajectory to learn from. Go on "
+            f"with it by sfumato train {teacher.folder} --time 20m, or distill its teacher."
+        )
     if not run.data.source:
         raise ValueError(
             f"{teacher.folder} was imported without images, and tuning wants those it was trained "
@@ -201,7 +206,7 @@ def beside(teacher: Loaded, student: Loaded) -> Iterator[str]:
     times = "; ".join(f"{row.label}: {duration(row.seconds)}" for row in rows)
     yield f"{len(order)} images took: {times}."
     yield f"Teacher and student from the same seeds: {path}"
-    yield f"Next: sfumato sample {student.folder} --steps 1"
+    yield f"In one step: sfumato sample {student.folder} --steps 1"
 
 
 def draw_beside(

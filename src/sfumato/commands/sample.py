@@ -12,7 +12,8 @@ import torch
 from ..arguments import Sample, UsageError, numbers
 from ..codec import Pixels
 from ..conditions import Captions
-from ..config import SamplingConfig
+from ..config import Run, SamplingConfig
+from ..consistency import ConsistencyTuning, MultistepConsistency
 from ..console import Reporter
 from ..devices import pick_device
 from ..films import film
@@ -23,7 +24,7 @@ from ..loading import Loaded, drawn_by, guided_as, load_run
 from ..pictures import grid, save_png
 from ..planning import given, sampling_with
 from ..sampling import Point
-from ..tuned_runs import find_tuned, notes_on
+from ..tuned_runs import find_tuned, guided, notes_on
 
 T = TypeVar("T")
 
@@ -130,7 +131,7 @@ def run_sample(args: Sample) -> None:
         reporter.say(
             f"{len(order)} images from {loaded.folder}, step {loaded.step:,}, "
             f"{loaded.weights} weights, "
-            f"{sampling.solver}, {sampling.steps} steps, guidance {sampling.guidance:g}"
+            f"{sampling.solver}, {sampling.steps} steps, {guided(sampling)}"
         )
         loaded.tell_moved(reporter.say)
         with folder_of_pictures(wanted) as out:
@@ -171,7 +172,7 @@ def sampling_asked(args: Sample, loaded: Loaded) -> tuple[SamplingConfig, list[s
     """
     sampling = sampling_with(loaded.run.sampling, args)
     if args.nfe is None:
-        return sampling, []
+        return sampling, notes_on_student(loaded.run, sampling)
     decided = given(sampler=args.sampler, steps=args.steps, grid=args.grid, eta=args.eta)
     if decided:
         raise UsageError(
@@ -180,6 +181,24 @@ def sampling_asked(args: Sample, loaded: Loaded) -> tuple[SamplingConfig, list[s
         )
     tuned = find_tuned(loaded.folder, args.nfe, sampling)
     return tuned.sampling, notes_on(tuned, loaded.step, loaded.weights)
+
+
+def notes_on_student(run: Run, sampling: SamplingConfig) -> list[str]:
+    """Of a distilled run: what is asked of its network that it did not learn."""
+    if type(run.objective) is not ConsistencyTuning:
+        return []
+    notes = []
+    if type(sampling.solver) is not MultistepConsistency:
+        notes.append(
+            f"the run was distilled: its network jumps to the image at once, and {sampling.solver} "
+            "asks it for a path that it does not know. Leave --sampler out."
+        )
+    if sampling.guidance != 1:
+        notes.append(
+            f"the run was distilled without guidance, and its jumps were never guided: "
+            f"{guided(sampling)} may harm. Leave --guidance out."
+        )
+    return notes
 
 
 def draw_with_progress(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..aim import Aim
-from ..arguments import Evaluate, Tune, UsageError, seconds
+from ..arguments import Evaluate, Tune, seconds
 from ..conditions import Captions, rows_of
 from ..config import SamplingConfig
 from ..console import Reporter, duration, reading
@@ -31,7 +31,7 @@ from ..pictures import grid, save_png
 from ..planning import given
 from ..rivals import FIXED, Rival, best_of_each, measured, standard_grids, surveyed
 from ..sampling import Point, SeededNoise, prior
-from ..tuned_runs import check_plain, path_of, save_tuned, with_table
+from ..tuned_runs import check_calls, check_plain, guided, path_of, save_tuned, with_table
 from ..tuning import (
     TEACHER,
     TEACHER_STEPS,
@@ -51,7 +51,6 @@ from ..tuning import (
 from .evaluate import own_splits
 from .tune_judged import Judged, heading
 
-MOST_CALLS = 20
 SURVEY_BY, REFINE_BY = 0.35, 0.875  # shares of the time by which these stages end
 LEAST_REFINING = 0.4  # share of the time that the gradient has in any case
 LEARN_SEED, APART_SEED, JUDGE_SEED = 1_000_000, 2_000_000, 3_000_000  # far from those people type
@@ -95,8 +94,7 @@ def _within(value: int, low: int, high: int) -> int:
 
 def run_tune(args: Tune) -> None:
     """Load, fit, judge, write."""
-    if not 2 <= args.nfe <= MOST_CALLS:
-        raise UsageError(f"--nfe {args.nfe}; 2 to {MOST_CALLS} network calls can be tuned.")
+    check_calls(args.nfe)
     budget = seconds(args.time)
     loaded = load_run(args.run, pick_device(args.device), precision=args.precision)
     loaded.denoiser.requires_grad_(False)
@@ -109,13 +107,13 @@ def run_tune(args: Tune) -> None:
         each = seconds_a_call(loaded, denoiser)
         plan = plan_of(budget, each, args.nfe, len(standard_grids(denoiser.process)))
         reporter.say(
-            f"{loaded.folder}, step {loaded.step:,}, guidance {sampling.guidance:g}: a sampler of "
+            f"{loaded.folder}, step {loaded.step:,}, {guided(sampling)}: a sampler of "
             f"{args.nfe} calls in about {duration(budget)}; {plan.learn} images to learn from"
         )
         stages = Stages(loaded, denoiser, args.nfe, plan, data, reporter)
         table, rivals, aim = stages.fitted(begun, budget)
         judge, judged = stages.judged(table, rivals, aim)
-        path = path_of(loaded.folder, args.nfe, sampling.guidance)
+        path = path_of(loaded.folder, args.nfe, sampling)
         facts = facts_of(loaded, plan, judged, time.monotonic() - begun)
         tuned = with_table(sampling, table)
         save_tuned(path, tuned, loaded.step, loaded.weights, facts)

@@ -35,8 +35,11 @@ class Judged:
 
     def levels(self) -> list[str]:
         """How the levels of the values agree with the data's."""
+        if not self.missed:
+            return []
         found = ", ".join(f"{name} {far:.3f}" for name, far in self.missed.items())
-        return [f"Shares of values at the levels of the data, off by: {found}."] if found else []
+        words = "How often values lie near the data's levels (such as a background that is black)"
+        return [f"{words}, off by: {found}."]
 
     def verdict(self) -> str:
         best = self.rivals[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import sweep_words
+from ..typed import guidance_flags, guidance_words
 from .parts import advice, command, number, paragraph, picture, section, table, with_error
 from .reading import newest, read_object
 
@@ -212,16 +213,24 @@ def tuned(folder: Path) -> str:
     return tolerant("Tuned samplers", paths[0], lambda: _tuned(folder, paths))
 
 
+def guidance_of(sampling: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Its scale, and the interval of noise that it acts in."""
+    low, high = sampling.get("guidance_from", 0.0), sampling.get("guidance_to", "inf")
+    return sampling["guidance"], low, float(high)
+
+
 def _tuned(folder: Path, paths: Sequence[Path]) -> str:
     found = [(path, read_object(path)) for path in paths]
     found.sort(key=lambda item: (item[1]["sampling"]["steps"], item[1]["sampling"]["guidance"]))
-    rows, pictures = [], []
+    rows, pictures, commands = [], [], []
     for path, record in found:
         best = min(record["fixed"], key=lambda row: row["distance"])
-        calls, guidance = record["sampling"]["steps"], record["sampling"]["guidance"]
+        calls, guidance = record["sampling"]["steps"], guidance_of(record["sampling"])
+        commands.append(f"{calls} {guidance_flags(*guidance)}")
+        words = guidance_words(*guidance).removeprefix("guidance ")
         times = best["distance"] / record["tuned"]
         cells = (number(record["tuned"]), f"{best['name']}, {number(best['distance'])}")
-        rows.append((str(calls), f"{guidance:g}", *cells, f"{times:.2f}"))
+        rows.append((str(calls), words, *cells, f"{times:.2f}"))
         if path.with_suffix(".png").is_file():
             pictures.append(picture(path.with_suffix(".png"), f"{calls} calls", most=200_000))
     head = ("calls", "guidance", "tuned", "best fixed", "times nearer")
@@ -233,8 +242,7 @@ def _tuned(folder: Path, paths: Sequence[Path]) -> str:
         *pictures,
         command(
             "\n".join(
-                f"sfumato sample {shlex.quote(str(folder))} --nfe {calls} --guidance {guidance}"
-                for calls, guidance, *_ in rows
+                f"sfumato sample {shlex.quote(str(folder))} --nfe {asked}" for asked in commands
             )
         ),
     )
