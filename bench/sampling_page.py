@@ -12,9 +12,8 @@ INTRO = (
     "the pixels of 20 images; `next grid` is its second. `sfumato tune` fits to the same teacher "
     "and also to how often the data's values come near each of some levels: the background of the "
     "data is black where a teacher's is at 1 to 4 of 255, which no eye sees and these features do. "
-    "The distances tell of that background too, and so 6 calls can be nearer than 35. With all "
-    "values up to 4 set to 0 the samplers were alike to within 0.5, and another grid than its "
-    "pixels choose took DPM-Solver++ 2M in 6 calls to 1.75 "
+    "The distances tell of that background too, and so 6 calls can be nearer than 35; with all "
+    "values up to 4 set to 0 the samplers are more alike, and fixed ones are the nearer in places "
     "([experiments/LOG.md](../experiments/LOG.md)). Distances are to training images and of 1,000, "
     "not to be compared with those above."
 )
