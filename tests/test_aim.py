@@ -5,7 +5,7 @@ import torch
 
 import sfumato.aim as aims
 from conftest import f64, normal
-from sfumato.aim import LEVEL, STEEP, WEIGHT, Aim, levels_of, shares
+from sfumato.aim import LEVEL, STEEP, WEIGHT, Aim, levels_of, shares, views
 from sfumato.exact import Empirical
 from sfumato.grids import KarrasGrid
 from sfumato.process import Karras
@@ -36,27 +36,50 @@ def test_an_image_that_is_reached_has_a_gradient():
 
 def test_levels_are_the_deciles_those_near_one_another_once():
     data = torch.cat([torch.full((500,), -1.0), torch.linspace(-0.5, 0.5, 499), torch.ones(1)])
-    levels = levels_of(data.double()[:, None])
+    (levels,) = levels_of(data.double()[:, None])
     # five deciles at -1 are one; then a tenth of the thousand values each
     assert levels == pytest.approx((-1.0, -0.3, -0.1, 0.1, 0.3), abs=0.01)
     close = torch.linspace(0, 3 * LEVEL, 100)[:, None]
-    assert len(levels_of(close)) == 1
+    assert len(levels_of(close)[0]) == 1
 
 
 def test_no_more_values_are_sorted_than_needed(monkeypatch):
     monkeypatch.setattr(aims, "VALUES", 100)
     data = torch.cat([torch.zeros(10, 10), torch.ones(90, 10)])
-    assert levels_of(data) == (0.0,)
+    assert levels_of(data) == ((0.0,),)
 
 
 def test_a_share_counts_what_is_up_to_a_level_and_the_next():
     """Half of what is 3/2 levels above is counted: values on the grid of 8 bits are in or out."""
     q = -1.0
     images = f64(q, q + 1.5 * LEVEL, q + 40 * LEVEL)[:, None]
-    first, half, far = (shares(row, (q,)).item() for row in images)
+    first, half, far = (shares(row, ((q,),)).item() for row in images)
     assert first == pytest.approx(1 / (1 + torch.tensor(-2.0).exp().item()))
     assert (half, far) == pytest.approx((0.5, 0.0), abs=1e-9)
-    assert shares(images, (q, 5.0)).tolist() == pytest.approx([(first + half + far) / 3, 1.0])
+    assert shares(images, ((q, 5.0),)).tolist() == pytest.approx([(first + half + far) / 3, 1.0])
+
+
+def test_neighbours_are_those_to_the_right_and_below_in_each_channel():
+    images = f64(0, 1, 3, 7, 10, 20, 40, 80).reshape(1, 2, 2, 2)
+    values, steps = views(images)
+    assert torch.equal(values, images.flatten())
+    assert sorted(steps.tolist()) == [1, 3, 4, 6, 10, 30, 40, 60]
+    assert len(views(images.reshape(2, 4))) == 1  # no images
+    assert len(views(images.reshape(8, 1, 1, 1))) == 1  # without neighbours
+
+
+def test_grain_that_leaves_every_share_of_values_is_missed_by_the_differences():
+    """The same values in another order: stripes two wide for stripes one wide."""
+    fine = f64(*[-1.0, 1.0] * 4).expand(6, 1, 8, 8)
+    coarse = f64(*[-1.0, -1.0, 1.0, 1.0] * 2).expand(6, 1, 8, 8)
+    aim = Aim.of(coarse, fine)
+    assert aim.levels == ((-1.0, 1.0), (0.0, 2.0))
+    # of 112 differences 24 are 2 in the coarse, 56 in the fine; a value at q counts for `at`
+    at = 1 / (1 + torch.tensor(-2.0).exp().item())
+    off = (-32 / 112 * at, -32 / 112 * (1 - at))
+    assert aim.gap == pytest.approx((0, 0, *off), abs=1e-6)
+    assert aim.missed(fine, coarse).item() == pytest.approx(0, abs=1e-12)
+    assert aim.missed(coarse, coarse).item() == pytest.approx(off[0] ** 2 + off[1] ** 2)
 
 
 def test_nothing_is_missed_by_images_with_the_shares_of_the_data():
@@ -82,7 +105,7 @@ def test_which_images_a_batch_holds_does_not_matter():
 
 def test_a_gap_for_each_level():
     with pytest.raises(ValueError, match="2 levels, 1 gaps"):
-        Aim(1.0, (0.0, 1.0), (0.1,))
+        Aim(1.0, ((0.0,), (1.0,)), (0.1,))
 
 
 def test_a_teacher_that_is_off_by_a_little_is_bettered_where_the_data_say_so():

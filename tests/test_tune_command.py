@@ -26,10 +26,10 @@ from sfumato.loading import load_run
 from sfumato.multistep import DEIS
 from sfumato.pictures import read_settings
 from sfumato.process import Karras
-from sfumato.rivals import Rival
+from sfumato.rivals import FIXED, Rival
 from sfumato.solvers import DDIM
 from sfumato.tuned_runs import find_tuned, path_of, read_tuned, save_tuned
-from sfumato.tuning import Pairs, distances, teacher_path
+from sfumato.tuning import Pairs, cost, distances, teacher_path
 from tiny import commands, images, run, train_in
 
 CPU = torch.device("cpu")
@@ -242,7 +242,7 @@ def test_it_does_not_claim_what_it_did_not_measure():
 def test_levels_are_told_where_there_are_data_and_nothing_is_where_there_are_none():
     judged = Judged(0.1, [Rival("deis", DEIS(3), KarrasGrid(), 6, 0.2)], 1, 10, {"tuned": 0.05})
     assert judged.lines()[-2] == (
-        "How often values lie near the data's levels (such as a background that is black), off by: "
+        "How often values and neighbours' differences lie near the data's levels, off by: "
         "tuned 0.050."
     )
     assert not any("levels" in line for line in replace(judged, missed={}).lines())
@@ -281,6 +281,45 @@ def test_the_bound_is_below_the_nearest_of_the_fixed():
         each = [distances(denoiser, pairs, r.grid(Karras(), 5), r.solver).mean() for r in rivals]
         assert found.bound == pytest.approx(command.NEARER * min(each).item() / 2, rel=1e-6)
         assert found.scale == 2.0
+
+
+@pytest.mark.parametrize(("process", "tops"), [(Karras(), [25, 40, 80]), (Karras(30.0), [25, 30])])
+def test_even_tables_are_dpm_solver_on_even_steps_from_what_the_process_has(process, tops):
+    tables = command.even_tables(process, 5)
+    ends = [(table.grid.ratios[0], table.grid.ratios[-1]) for table in tables]
+    wanted = [(top, end) for top in tops for end in command.ENDS]
+    assert ends == [pytest.approx(pair) for pair in wanted]
+    for table in tables:
+        logs = torch.tensor(table.grid.ratios).log().diff()
+        assert logs.tolist() == pytest.approx([logs[0].item()] * 4, rel=1e-4)
+        rows = table.solver.rows  # the same steps: r = 1, and the last is of first order
+        assert rows[3] == pytest.approx((0, 0, -0.5, 1.5), abs=1e-6)
+        assert rows[4] == pytest.approx((0, 0, 0, 0, 1), abs=1e-6)
+
+
+def test_it_begins_with_what_costs_least_fitted_or_not():
+    denoiser = GaussianMixture(Karras(), normal(12, 8, seed=4), 0.3)
+    noise = normal(24, 8, seed=1)
+    path = teacher_path(denoiser, noise, None)
+    pairs = Pairs(noise, path[-1].x, None)
+    aim = Aim.of(pairs.images, None)
+    rivals = [Rival(n, one, KarrasGrid(0.1, 20.0), 5, 0.0) for n, one in FIXED.items()]
+    nearest = command.nearest_tables(Karras(), [r for r in rivals if r.name in ("heun", "deis")])
+    assert nearest == [tuning.table_of(FIXED["deis"], Karras(), KarrasGrid(0.1, 20.0)(Karras(), 5))]
+    tables = [*nearest, *command.even_tables(Karras(), 5)]
+    found = command.start_of(denoiser, tables, pairs, path, pairs, aim)
+    few = pairs.at(torch.arange(16))  # of these the first AT_ONCE choose
+    assert found not in tables  # fitted weights are nearer here
+    assert cost(denoiser, few, found, aim) < min(cost(denoiser, few, t, aim) for t in tables)
+
+
+def test_no_more_grids_of_fixed_solvers_are_begun_with_than_said():
+    grids = [KarrasGrid(0.1, 20.0), KarrasGrid(0.1, 20.0), *map(KarrasGrid, (0.02, 0.05, 0.2))]
+    rivals = [Rival("ddim", DDIM(), grid, 4, far) for far, grid in enumerate(grids)]
+    found = command.nearest_tables(Karras(), rivals)
+    lows = [table.grid.ratios[-1] for table in found]
+    assert lows == pytest.approx([0.1, 0.02, 0.05])
+    assert len(found) == command.FIXED_GRIDS
 
 
 def test_a_plan_keeps_half_of_the_budget_for_the_gradient():

@@ -30,6 +30,7 @@ from sfumato.singlestep import DPMSolver2
 from sfumato.solvers import DDIM, Ancestral, DPMSolverPP2M, Heun
 from sfumato.tuned import TunedGrid, TunedSolver
 from sfumato.tuning import (
+    LEAST_STEP,
     Knobs,
     Pairs,
     Table,
@@ -251,19 +252,43 @@ def test_calls_at_one_place_or_at_the_end_of_the_span_are_moved_apart():
     high, low = span_of(Karras())
     assert (high, low) == pytest.approx((log(80), log(0.002)))
     grid = TunedGrid((80.0, 79.9999, 1.0))
-    knobs = Knobs.of(Table(grid, TunedSolver(((1.0,), (0.0, 1.0), (0.0, 0.0, 1.0)))), (high, low))
-    assert torch.isfinite(knobs.shares).all()
-    logs = [high, *(log(ratio) for ratio in knobs.table().grid.ratios)]
-    assert all(a - b > 0.009 * (high - low) for a, b in pairwise(logs))
+    rows = ((1.0,), (0.0, 1.0), (0.0, 0.0, 1.0))
+    knobs = Knobs.of(Table(grid, TunedSolver(rows)), (high, low))
+    logs = [log(ratio) for ratio in knobs.table().grid.ratios]
+    assert logs == pytest.approx([high, high - LEAST_STEP, 0.0])
+    for row, wanted in zip(knobs.table().solver.rows, rows):
+        assert row == pytest.approx(wanted, abs=1e-9)  # the weights are kept where calls were moved
 
 
-def test_times_fall_and_rows_sum_to_1_whatever_the_knobs_are():
-    knobs = Knobs(3 * normal(8, seed=1), 3 * normal(7, 7, seed=2), (log(80), log(0.002)))
+def test_times_fall_inside_the_span_and_rows_sum_to_1_whatever_the_gradient_does():
+    knobs = Knobs(9 * normal(7, seed=1), 3 * normal(7, 7, seed=2), (log(80), log(0.002)))
+    knobs.settle()
     table = knobs.table()  # which refuses anything else
     assert len(table.grid.ratios) == len(table.solver.rows) == 7
-    assert table.grid.ratios[0] < 80
-    assert table.grid.ratios[-1] > 0.002
-    assert all(a > b for a, b in pairwise(table.grid.ratios))
+    logs = [log(ratio) for ratio in table.grid.ratios]
+    assert all(a - b > LEAST_STEP - 1e-9 for a, b in pairwise(logs))
+    assert logs[0] <= log(80) + 1e-9
+    assert logs[-1] >= log(0.002) - 1e-9
+
+
+def test_levels_that_are_apart_inside_the_span_stay_where_they_are():
+    levels = f64(3, 1, 0.9, -2)
+    knobs = Knobs(levels.clone(), torch.zeros(4, 4), (4.0, -3.0))
+    knobs.settle()
+    assert torch.equal(knobs.levels, levels)
+
+
+def test_weights_move_with_times_as_those_of_the_published_method():
+    """Levels moved, nothing else: the rows are what DPM-Solver++(2M) has on the new ones."""
+    process = Karras()
+    knobs = Knobs.of(
+        table_of(DPMSolverPP2M(), process, KarrasGrid(0.05)(process, 6)), span_of(process)
+    )
+    knobs.levels[2:5] += f64(0.3, -0.2, 0.1)
+    moved = knobs.table()
+    wanted = table_of(DPMSolverPP2M(), process, moved.grid(process, 6))
+    for row, expected in zip(moved.solver.rows, wanted.solver.rows):
+        assert row == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=name)

@@ -2,18 +2,20 @@
 
     cost = far + STEEP max(0, far - bound) + WEIGHT sum_k (F_k(x) - F_k(y) - g_k)^2
     far = mean_i |x_i - y_i| / scale
-    F_k(x) = mean sigmoid((q_k + 3/2 l - x) / (3/4 l))    about the share of values up to q_k + l
+    F_k(x) = mean sigmoid((q_k + 3/2 l - v(x)) / (3/4 l))    about the share of v up to q_k + l
     g_k = F_k(data) - F_k(teacher)
 
 x are the student's images, y the teacher's from the same noise; |.| is the root mean square of one
 image, not squared: in 4 calls a few become something else, and squares would be about them alone.
-q_k are the deciles of the data, without those within 4 l of the one before; l = 2 / 255, a step of
-an 8-bit pixel. F(y) takes out the chance of which images a batch holds. bound is a little below the
-far of the best fixed solver: the levels are not to be had for more.
+v(x) are the values, and beside them the sizes of the differences of neighbours. q_k are the deciles
+of either in the data, without those within 4 l of the one before; l = 2 / 255, a step of an 8-bit
+pixel. F(y) takes out the chance of which images a batch holds. bound is a little below the far of
+the best fixed solver: the levels are not to be had for more.
 
-Distance alone hardly tells a background that is black from one that is 1 to 3 steps from it.
-Nor does an eye, but networks of features do, and the teacher itself is not black there. So the
-share of values at each level is the data's to say. Numbers are in experiments/LOG.md.
+Distance alone hardly tells a background that is black from one that is 1 to 3 steps from it, or
+cloth that is smooth from cloth with a little grain. Nor does an eye, but networks of features do,
+and the teacher itself is not black there. So the share at each level is the data's to say. Numbers
+are in experiments/LOG.md.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 LEVEL = 2 / 255
-WEIGHT, STEEP = 2.5, 4.0
+WEIGHT, STEEP = 5.0, 4.0
 LEAST = 1e-12  # a mean square, so that the root of none has a gradient
 VALUES = 2**22  # of the data that are sorted, at most
 
@@ -32,19 +34,21 @@ class Aim:
     """The cost above.
 
     scale: the standard deviation of the teacher's images about their mean, LEVEL at least. levels:
-    q_k, rising. gap: g_k, as many. Without levels only the distance counts. bound: see above.
+    q_k, rising, for each of the views. gap: g_k, as many in all. Without levels only the distance
+    counts. bound: see above.
 
     Raises: ValueError where levels and gap differ in number.
     """
 
     scale: float = 1.0
-    levels: tuple[float, ...] = ()
+    levels: tuple[tuple[float, ...], ...] = ()
     gap: tuple[float, ...] = ()
     bound: float = float("inf")
 
     def __post_init__(self) -> None:
-        if len(self.levels) != len(self.gap):
-            raise ValueError(f"{len(self.levels)} levels, {len(self.gap)} gaps: give one each.")
+        levels = sum(map(len, self.levels))
+        if levels != len(self.gap):
+            raise ValueError(f"{levels} levels, {len(self.gap)} gaps: give one each.")
 
     @classmethod
     def of(cls, teacher: Tensor, data: Tensor | None) -> "Aim":
@@ -73,10 +77,25 @@ class Aim:
         return (off - off.new_tensor(self.gap)).square().sum()
 
 
-def levels_of(data: Tensor) -> tuple[float, ...]:
-    """The deciles of the values of data, (m, ...), those within 4 LEVEL of one kept left out."""
+def views(images: Tensor) -> list[Tensor]:
+    """What has levels in images (n, ...), each (m,): values, and |difference| of neighbours.
+
+    Only images (n, C, H, W) have neighbours, to the right and below.
+    """
+    if images.ndim < 4:
+        return [images.flatten()]
+    steps = torch.cat([images.diff(dim=-1).flatten(), images.diff(dim=-2).flatten()])
+    return [view for view in (images.flatten(), steps.abs()) if len(view)]
+
+
+def levels_of(data: Tensor) -> tuple[tuple[float, ...], ...]:
+    """The deciles of each view of data, (m, ...), those within 4 LEVEL of one kept left out."""
     whole = max(1, VALUES // data[0].numel())
-    ordered = data[:whole].flatten().double().sort().values
+    return tuple(map(_deciles, views(data[:whole])))
+
+
+def _deciles(values: Tensor) -> tuple[float, ...]:
+    ordered = values.double().sort().values
     places = torch.arange(1, 10) * (len(ordered) - 1) // 10
     kept: list[float] = []
     for value in ordered[places].tolist():
@@ -85,9 +104,13 @@ def levels_of(data: Tensor) -> tuple[float, ...]:
     return tuple(kept)
 
 
-def shares(images: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """F_k of images, (n, ...): (K,)."""
+def shares(images: Tensor, levels: tuple[tuple[float, ...], ...]) -> Tensor:
+    """F_k of images, (n, ...): (K,), those of the values first."""
     if not levels:
         return images.new_zeros(0)
-    each = [((q + 1.5 * LEVEL - images) / (0.75 * LEVEL)).sigmoid().mean() for q in levels]
+    each = [
+        ((q + 1.5 * LEVEL - view) / (0.75 * LEVEL)).sigmoid().mean()
+        for view, found in zip(views(images), levels, strict=True)
+        for q in found
+    ]
     return torch.stack(each)

@@ -4,13 +4,15 @@ The teacher's images come from the same noise by many steps, and the student's t
 what costs least by aim.py: near to them, at the levels of the data. In three stages, each from the
 best so far:
 
-    survey   every fixed solver on every standard grid, at N calls; each of them is such a table
+    survey   every fixed solver on every standard grid, at N calls; each of them is such a table,
+             and so is DPM-Solver++(2M) on steps even in log(sigma / alpha)
     fit      the weights at given times in closed form: step by step, the least squares of the
-             teacher's x at s on the student's own D_j
+             teacher's x at s on the student's own D_j; what costs least goes on
     refine   times and weights together, down the gradient of the final cost through the network
 
-Times are softmax shares of the span of log(sigma / alpha), so they fall by construction. What is
-kept is what cost least on noise that the gradient never saw.
+Times move as log(sigma / alpha), and with them the weights of DPM-Solver++(2M), to which the fitted
+ones are added: weights that stay behind when times move are wrong ones. What is kept is what cost
+least on noise that the gradient never saw.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,11 +36,11 @@ from .tuned import TunedGrid, TunedSolver, advance
 TEACHER = DPMSolverPP2M()
 TEACHER_STEPS = 40
 LOWEST = 0.002  # sigma / alpha, the least noise a call is made at
-LEAST_SHARE = 0.01  # of the span, between two calls where the search begins
-RATE = 0.03  # of Adam, for shares' logarithms and for weights alike
+LEAST_STEP = 0.05  # of log(sigma / alpha), between two calls
+RATE = 0.06  # of Adam, for logarithms of levels and for weights alike
 FADE = 0.02  # of the sum of squares: how hard the closed form is held to the solver it begins with
-CHECKS = 12  # looks at the noise that is kept apart
-SIMULTANEOUS = 16  # images of one gradient step
+CHECKS = 6  # looks at the noise that is kept apart
+SIMULTANEOUS = 8  # images of one gradient step
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,36 +247,57 @@ def _fitted_row(
 # --- both together, down the gradient
 
 
+def multistep_rows(levels: Tensor) -> list[Tensor]:
+    """Row i, (i,): DPM-Solver++(2M)'s weights of the estimates before the newest.
+
+    levels: log(sigma / alpha) of the calls, (N,). The last step goes to no noise at all, h = inf,
+    and is of first order, as the solver's is.
+    """
+    h = -levels.diff()
+    rows = [levels.new_zeros(i) for i in range(len(levels))]
+    for i in range(1, len(levels) - 1):
+        rows[i] = torch.cat([levels.new_zeros(i - 1), -(h[i] / h[i - 1] / 2)[None]])
+    return rows
+
+
 @dataclass(frozen=True, eq=False)
 class Knobs:
-    """What the gradient turns. shares: logits, (N + 1,). lower: weights left of the diagonal."""
+    """What the gradient turns.
 
-    shares: Tensor
-    lower: Tensor  # (N, N), used below the diagonal
-    span: tuple[float, float]  # log ratios, highest and lowest
+    levels: log(sigma / alpha) of the calls, (N,). lower: (N, N), below the diagonal what is added
+    to the weights of multistep_rows. span: of the levels, the highest and the lowest.
+    """
+
+    levels: Tensor
+    lower: Tensor
+    span: tuple[float, float]
 
     @classmethod
     def of(cls, table: Table, span: tuple[float, float]) -> "Knobs":
-        """Those of a table, its calls moved apart where they are closer than LEAST_SHARE."""
-        high, low = span
-        logs = [log(ratio) for ratio in table.grid.ratios]
-        gaps = [before - after for before, after in pairwise([high, *logs, low])]
-        shares = torch.tensor(gaps, dtype=torch.float64) / (high - low)
-        n = len(logs)
-        lower = torch.zeros(n, n, dtype=torch.float64)
-        for i, row in enumerate(table.solver.rows):
-            lower[i, :i] = torch.tensor(row[:-1], dtype=torch.float64)
-        return cls(shares.clamp(min=LEAST_SHARE).log(), lower, span)
+        """Those of a table, its calls moved apart where they are closer than LEAST_STEP."""
+        levels = torch.tensor(table.grid.ratios, dtype=torch.float64).log()
+        knobs = cls(levels, torch.zeros(len(levels), len(levels), dtype=torch.float64), span)
+        knobs.settle()
+        for i, (row, known) in enumerate(zip(table.solver.rows, multistep_rows(levels))):
+            knobs.lower[i, :i] = torch.tensor(row[:-1], dtype=torch.float64) - known
+        return knobs
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Move the levels into the span and apart, those of less noise downwards."""
+        high, low = self.span
+        for i, left in enumerate(reversed(range(len(self.levels)))):
+            self.levels[i].clamp_(low + left * LEAST_STEP, high)
+            high = self.levels[i].item() - LEAST_STEP
 
     def ratios(self) -> Tensor:
         """(N,), falling."""
-        high, low = self.span
-        passed = torch.softmax(self.shares, 0).cumsum(0)[:-1]
-        return (high - (high - low) * passed).exp()
+        return self.levels.exp()
 
     def rows(self) -> list[Tensor]:
         """Row i: (i + 1,), with the sum 1."""
-        kept = [self.lower[i, :i] for i in range(len(self.lower))]
+        known = multistep_rows(self.levels)
+        kept = [self.lower[i, :i] + row for i, row in enumerate(known)]
         return [torch.cat([row, 1 - row.sum()[None]]) for row in kept]
 
     def table(self) -> Table:
@@ -311,7 +334,7 @@ def refined(
     """
     aim = aim or Aim.of(pairs.images, None)
     knobs = Knobs.of(table, span_of(denoiser.process))
-    turned = [knobs.shares.requires_grad_(), knobs.lower.requires_grad_()]
+    turned = [knobs.levels.requires_grad_(), knobs.lower.requires_grad_()]
     optimizer = torch.optim.Adam(turned, RATE, betas=(0.9, 0.95))
     batches = _batches(len(pairs), batch)
     best, least, step, looks = table, cost(denoiser, apart, table, aim), 0, 0
@@ -353,9 +376,10 @@ def _turn(
     with torch.enable_grad():
         loss = aim(unrolled(denoiser, pairs, knobs), pairs.images)
     loss.backward()
-    gradients = [knob.grad for knob in (knobs.shares, knobs.lower) if knob.grad is not None]
+    gradients = [knob.grad for knob in (knobs.levels, knobs.lower) if knob.grad is not None]
     if all(torch.isfinite(gradient).all() for gradient in gradients):
         optimizer.step()
+        knobs.settle()
 
 
 def _cheaper(

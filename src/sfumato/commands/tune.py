@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from ..kinds import to_dict
 from ..loading import Loaded, load_run
 from ..pictures import grid, save_png
 from ..planning import given
+from ..process import Process
 from ..rivals import FIXED, Rival, best_of_each, measured, standard_grids, surveyed
 from ..sampling import Point, SeededNoise, prior
+from ..tuned import TunedGrid
 from ..tuned_runs import check_calls, check_plain, guided, path_of, save_tuned, with_table
 from ..tuning import (
     TEACHER,
@@ -51,15 +54,15 @@ from ..tuning import (
 from .evaluate import own_splits
 from .tune_judged import Judged, heading
 
-SURVEY_BY, REFINE_BY = 0.35, 0.875  # shares of the time by which these stages end
+SURVEY_BY, REFINE_BY = 0.35, 0.84  # shares of the time by which these stages end
 LEAST_REFINING = 0.4  # share of the time that the gradient has in any case
 LEARN_SEED, APART_SEED, JUDGE_SEED = 1_000_000, 2_000_000, 3_000_000  # far from those people type
 AT_ONCE = 16  # images of the teacher drawn together; of the first of them the path is kept
-STARTS = 3  # tables that the gradient begins with
-HEAT = 0.1  # share of its time that each of them has before the best goes on
+TOPS, ENDS = (25.0, 40.0, 80.0), (0.04, 0.08, 0.15)  # sigma / alpha of first and last calls
+FIXED_GRIDS = 3  # of the nearest fixed solvers, where the gradient may begin too
 GRIDS_EACH = 2  # of a fixed solver that are judged; the better one counts
 REAL = 1000  # images of the data that say which levels there are
-BOUNDING, NEARER = 4, 0.85  # fixed solvers, and how much nearer than these is wanted
+BOUNDING, NEARER = 4, 0.9  # fixed solvers, and how much nearer than these is wanted
 COLUMNS = 10
 EVERY = 5.0  # seconds between two lines of progress
 
@@ -77,13 +80,13 @@ class Plan:
 def plan_of(budget: float, each: float, calls: int, grids: int) -> Plan:
     """How many images fit into `budget` seconds where a network call for one takes `each`.
 
-    A quarter goes to the teacher, a twelfth to the survey, an eighth to judging; half at least is
+    A quarter goes to the teacher, a twelfth to the survey, a tenth to judging; half at least is
     left for the gradient.
     """
     affordable = budget / each
     survey = int(affordable / 12 / (len(FIXED) * grids * calls))
     learn = int(affordable / 5 / TEACHER_STEPS)  # and a quarter of it again, to choose by
-    judge = int(affordable / 8 / (TEACHER_STEPS + (len(FIXED) * GRIDS_EACH + 1) * calls))
+    judge = int(affordable / 10 / (TEACHER_STEPS + (len(FIXED) * GRIDS_EACH + 1) * calls))
     learn = min(128, max(AT_ONCE, learn))
     return Plan(learn, max(AT_ONCE, learn // 4), _within(judge, 16, 64), _within(survey, 4, 16))
 
@@ -245,22 +248,16 @@ class Stages:
             self.denoiser, few, self.calls, notice, late=lambda: time.monotonic() > end
         )
         aim = bounded(self.denoiser, apart, rivals, aim)
-        begins = starts(self.denoiser, rivals, learn, path, apart, aim)
-        last = max(begun + REFINE_BY * budget, time.monotonic() + LEAST_REFINING * budget)
-        return self.refined(learn, apart, begins, aim, last), rivals, aim
-
-    def refined(
-        self, learn: Pairs, apart: Pairs, begins: list[Table], aim: Aim, end: float
-    ) -> Table:
-        """Each start for a HEAT of the time, then the best of them: there are local minima."""
-        begun = time.monotonic()
-        heats = [
-            self.raced(learn, apart, table, aim, begun + (end - begun) * HEAT * (i + 1))
-            for i, table in enumerate(begins)
+        tables = [
+            *nearest_tables(self.denoiser.process, rivals),
+            *even_tables(self.denoiser.process, self.calls),
         ]
-        return self.raced(learn, apart, cheapest(self.denoiser, apart, heats, aim), aim, end)
+        begin = start_of(self.denoiser, tables, learn, path, apart, aim)
+        last = max(begun + REFINE_BY * budget, time.monotonic() + LEAST_REFINING * budget)
+        return self.refined(learn, apart, begin, aim, last), rivals, aim
 
-    def raced(self, learn: Pairs, apart: Pairs, start: Table, aim: Aim, end: float) -> Table:
+    def refined(self, learn: Pairs, apart: Pairs, start: Table, aim: Aim, end: float) -> Table:
+        """Down the gradient from the start, until the end."""
         begun = time.monotonic()
 
         def done(step: int) -> float:
@@ -270,7 +267,7 @@ class Stages:
             left = duration((end - begun) * (1 - share))
             self.reporter.say(f"  times and weights: cost {least:.4f}, about {left} left")
 
-        return refined(self.denoiser, learn, apart, start, done, AT_ONCE, notice, aim)
+        return refined(self.denoiser, learn, apart, start, done, notice=notice, aim=aim)
 
     def judged(self, table: Table, rivals: list[Rival], aim: Aim) -> tuple[Pairs, Judged]:
         """The verdict, and the teacher's images that it was made by."""
@@ -309,28 +306,48 @@ def bounded(denoiser: Denoiser, apart: Pairs, rivals: list[Rival], aim: Aim) -> 
     return replace(aim, bound=NEARER * min(found))
 
 
-def starts(
+def start_of(
     denoiser: Denoiser,
-    rivals: list[Rival],
+    tables: list[Table],
     learn: Pairs,
     path: list[Point],
     apart: Pairs,
     aim: Aim,
-) -> list[Table]:
-    """The cheapest STARTS: each the nearest fixed solver of another grid, or the same fitted."""
-    process, found = denoiser.process, dict[Grid, Table]()
-    few = learn.at(torch.arange(len(path[0].x)))
+) -> Table:
+    """What costs least of the tables, as they are or with their weights fitted to the path."""
+    few, target = learn.at(torch.arange(len(path[0].x))), partial(on_path, path, denoiser.process)
+    fitted = [fitted_rows(denoiser, few.noise, few.cond, table, target) for table in tables]
+    return cheapest(
+        denoiser, apart.at(torch.arange(min(AT_ONCE, len(apart)))), [*tables, *fitted], aim
+    )
+
+
+def nearest_tables(process: Process, rivals: list[Rival]) -> list[Table]:
+    """The nearest fixed solver that is a table, of each of FIXED_GRIDS grids."""
+    found = dict[Grid, Table]()
     for rival in rivals:
-        if rival.grid in found:
+        if rival.grid in found or len(found) == FIXED_GRIDS:
             continue
         try:
-            table = table_of(rival.solver, process, rival.grid(process, rival.steps))
+            times = rival.grid(process, rival.steps)
+            found[rival.grid] = table_of(rival.solver, process, times)
         except ValueError:  # Heun's two calls at one time; the next one has a table
             continue
-        target = partial(on_path, path, process)
-        both = [table, fitted_rows(denoiser, few.noise, few.cond, table, target)]
-        found[rival.grid] = cheapest(denoiser, apart, both, aim)
-    return sorted(found.values(), key=lambda table: cost(denoiser, apart, table, aim))[:STARTS]
+    return list(found.values())
+
+
+def even_tables(process: Process, calls: int) -> list[Table]:
+    """DPM-Solver++(2M) on steps even in log(sigma / alpha), from each of TOPS to each of ENDS.
+
+    Tops are at most what the process has, and each is there once.
+    """
+    found = []
+    for top in sorted({min(top, process.largest_ratio) for top in TOPS}):
+        for end in ENDS:
+            levels = torch.linspace(log(top), log(end), calls, dtype=torch.float64)
+            times = TunedGrid(tuple(levels.exp().tolist()))(process, calls)
+            found.append(table_of(TEACHER, process, times))
+    return found
 
 
 def cheapest(denoiser: Denoiser, apart: Pairs, tables: Iterable[Table], aim: Aim) -> Table:

@@ -38,8 +38,8 @@ class Judged:
         if not self.missed:
             return []
         found = ", ".join(f"{name} {far:.3f}" for name, far in self.missed.items())
-        words = "How often values lie near the data's levels (such as a background that is black)"
-        return [f"{words}, off by: {found}."]
+        words = "How often values and neighbours' differences lie near the data's levels, off by"
+        return [f"{words}: {found}."]
 
     def verdict(self) -> str:
         best = self.rivals[0]
