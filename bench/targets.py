@@ -138,12 +138,6 @@ TRIED = {  # kind of a miss: why, and what was tried
     "weigh more than in UNet2D.",
     "memory": "**Memory.** Ours keeps an average of the weights, which diffusers' best has not: 74 "
     "MB of the U-Net's peak.",
-    "8 calls": "**Eight calls.** Fitted is the distance from the teacher's images, and there the "
-    "tuned sampler is 1.5 times nearer; but this teacher is itself farther from the data than "
-    "DPM-Solver++ 2M is in 8 calls, and what is fitted beside it, the levels of the background, "
-    "does not make up for that; nor do five minutes in place of two (2.41). Of a run trained "
-    "longer, on the other processor, and against one grid a solver, 8 calls had 1.52 for 2.10, and "
-    "5 calls were a tie.",
     "sfumato train digits: first step": "**First step.** Half of it is `import torch` and "
     "`torch._dynamo`, which every optimizer of PyTorch imports. The rest are promises: the "
     "precision "
