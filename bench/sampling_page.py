@@ -7,16 +7,16 @@ from .results import Part, Row
 from .tables import again, brackets, table
 
 INTRO = (
-    "Class-conditional images by one process, the network twice a call where guidance is on. Every "
-    "fixed solver walks the standard grid that brings it nearest to a teacher of many steps, by "
-    "the pixels of 20 images; `next grid` is its second. `sfumato tune` fits to the same teacher "
-    "and also to how often the data's values, and their differences from neighbours, come near some "
-    "levels: the background of the data is black where a teacher's is at 1 to 4 of 255, which no eye "
-    "sees and these features do. "
-    "The distances tell of that background too, and so 6 calls can be nearer than 35; with all "
-    "values up to 4 set to 0 the samplers are more alike, and fixed ones are the nearer in places "
-    "([experiments/LOG.md](../experiments/LOG.md)). Nearer to the data is not nearer to the teacher: "
-    "see the column `off the teacher`. Distances are to training images and of 1,000, "
+    "Class-conditional images by one process, the network twice a call where guidance is on. "
+    "Every fixed solver walks the standard grid that brings it nearest to a teacher of many "
+    "steps, by the pixels of 20 images; `next grid` is its second. `sfumato tune` fits to the "
+    "same teacher and also to how often the data's values, and their differences from neighbours,"
+    " come near some levels: the background of the data is black where a teacher's is at 1 to 4 "
+    "of 255, which no eye sees and these features do. The distances tell of that background too, "
+    "and so 6 calls can be nearer than 35; with all values up to 4 set to 0 the samplers are more"
+    " alike, and fixed ones are the nearer in places "
+    "([experiments/LOG.md](../experiments/LOG.md)). Nearer to the data is not nearer to the "
+    "teacher: see the column `off the teacher`. Distances are to training images and of 1,000, "
     "not to be compared with those above."
 )
 FIRST = (
