@@ -205,4 +205,5 @@ COURSE = OfDiffusers(
     "course",
 )
 CONTENDERS: tuple[Contender, ...] = (OURS, FOUR_CONV, DIFFUSERS, COURSE)
+SOURCES: tuple[Contender, ...] = (FOUR_CONV, DIFFUSERS)
 DIGITS = OfRecipe("digits_fast", "ours: recipe digits_fast", "ours", "digits_fast")

@@ -6,6 +6,7 @@ student      seconds of a step of distilling beside one of ours
 drawing      seconds of each contender's drawing, in turn
 fashion-10   each trains as many steps as fit into 10 minutes of those, then draws 5,000 images
 fashion-30   the same with 30 (any other number by --minutes)
+fashion-60   the same with 60, of the source documents' recipes alone: ours has ten for it
 distill      our ten-minute run tuned for one and two steps, for ten minutes
 digits       digits_fast, ten minutes, on the built-in digits
 
@@ -30,7 +31,7 @@ from sfumato.features import Features, features_of
 from sfumato.measuring import Estimate, Moments, frechet_estimate
 from sfumato.memory import keep_freed
 
-from .contenders import CONTENDERS, COURSE, DIGITS, Contender, OfDiffusers
+from .contenders import CONTENDERS, COURSE, DIGITS, SOURCES, Contender, OfDiffusers
 from .distilling import DISTILLED, STUDENT, Distilled, Distilling
 from .keeping import CLASSES, begun, drawn_by, once, stored
 from .machine import ROOT
@@ -43,15 +44,16 @@ from .tutorial import Tutorial
 
 ROUNDS, REPEATS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 6, 8, 3, 125
 IMAGES, SHOWN = 5000, 5  # SHOWN: of a class, in the picture
-SECONDS = 600
+SECONDS, HOUR = 600, 60  # of ten minutes; minutes
 # Timed apart, since to time all anew would be to train all anew: their steps are counted by it.
 BESIDE: dict[str, OfDiffusers | Distilling] = {"course": COURSE, "student": DISTILLED}
 
 
 def run(options: Options) -> None:
     keep_freed()
-    minutes = sorted({10, 30, *([options.minutes] if options.minutes else [])})
-    rounds = {f"fashion-{m}": partial(fashion, options, 60 * m) for m in minutes}
+    minutes = sorted({10, 30, HOUR, *([options.minutes] if options.minutes else [])})
+    entered = {m: SOURCES if m == HOUR else CONTENDERS for m in minutes}
+    rounds = {f"fashion-{m}": partial(fashion, options, 60 * m, entered[m]) for m in minutes}
     cases: dict[str, Callable[[], Any]] = {
         "times": partial(times, options),
         **{case: partial(beside, options, other) for case, other in BESIDE.items()},
@@ -135,12 +137,14 @@ def drawing(options: Options) -> tuple[Facts, list[Row], Facts]:
 # --- training and drawing
 
 
-def fashion(options: Options, seconds: int) -> tuple[Facts, list[Row], Facts]:
+def fashion(
+    options: Options, seconds: int, entered: Sequence[Contender]
+) -> tuple[Facts, list[Row], Facts]:
     """Every contender after so many seconds of its steps, beside the floor."""
     yard = Yard.of(options.data, "fashion", 40 if options.quick else IMAGES)
     measured = timed(options)
     rows, pictures = [], {"test images": yard.shown(yard.test)}
-    for one in CONTENDERS:
+    for one in entered:
         step = step_of(one.key, measured)
         steps = steps_in(seconds, step, options)
         precision = step.facts["precision"]

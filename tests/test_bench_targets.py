@@ -58,18 +58,23 @@ def test_few_calls_are_held_to_the_nearest_fixed_solver():
     assert [one.kind for one in made] == ["4 calls", "5 calls"]
 
 
-def test_quality_is_held_to_the_others_after_three_times_as_long():
+def test_quality_is_held_to_the_others_after_three_times_as_long_and_six():
     def far(**distances: float) -> list[Row]:
         return [row(name, 1.0, distance=d) for name, d in distances.items()]
 
     ten = part("fashion-10", *far(fashion_fast=50.0, diffusers=90.0))
-    thirty = part("fashion-30", *far(fashion_fast=9.0, diffusers=60.0, course=40.0))
+    others = far(fashion_fast=9.0, diffusers=60.0, course=40.0)
+    thirty = part("fashion-30", *others, seconds=1800)
     (made,) = of_one("quality", ten, thirty)
     assert (made.wanted, made.found, made.met) == (
         "40.0, the others' least after 30",
         "50.00",
         False,
     )
+    for later, least in ((55.0, "40.0"), (39.0, "39.0")):
+        sixty = part("fashion-60", *far(diffusers=later), seconds=3600)
+        (made,) = of_one("quality", ten, thirty, sixty)
+        assert made.wanted == f"{least}, the others' least after 30 and 60"
     assert of_one("quality", ten) == []
 
 
