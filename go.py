@@ -25,7 +25,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 ACTIVATE = r".venv\Scripts\activate" if os.name == "nt" else "source .venv/bin/activate"
 TORCH = "2.13.0"  # the release that the tests run on; the package itself accepts a range
-TESTS = ["pytest", "-n", "auto", "--dist", "loadfile"]  # a process a core, a file to a process
+# A process a core, a file to a process; by name, else the longest file of one test comes last.
+TESTS = ["pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], TESTS)
 COMMANDS = {  # the extras to install, and the python -m commands to run one after the other
     "demo": ("", [["sfumato", "demo"]]),

@@ -147,7 +147,7 @@ def kill_at(number: int, folder: Path, step: int, delay: float) -> None:
 def k2(short: bool) -> Count:
     """A run of the command killed again and again ends bit for bit like one that never was."""
     if short:
-        return Count(11, forked("kills:chain", 40, 10, COMMAND), "40 steps, 10 kills, and the end")
+        return Count(7, forked("kills:chain", 40, 6, COMMAND), "40 steps, 6 kills, and the end")
     small = forked("kills:chain", 400, 50, COMMAND)
     whole = forked("kills:chain", 150, 50, RECIPE)
     return Count(102, small + whole, "a small run of 400 steps, the recipe digits of 150")

@@ -59,6 +59,8 @@ def serve() -> None:
     """Fork for each line that is asked for, and write what came of it."""
     for module in ("train", "sample", "evaluate", "import_", "info"):
         import_module(f"sfumato.commands.{module}")
+    for module in ("figure", "cm", "backends.backend_agg"):  # the first plot of each fork would
+        import_module(f"matplotlib.{module}")
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # its first use imports for seconds
     for line in sys.stdin:
         reading, writing = os.pipe()

@@ -16,7 +16,7 @@ from .drill import Count, Drill
 from .kills import COMMAND
 from .nursery import command, exit_code, forked
 
-STEPS = 60
+STEPS, FEW = 60, 20
 WORDS = [*COMMAND, "--steps", str(STEPS), "--previews", "6"]
 
 
@@ -45,7 +45,7 @@ def _metrics(run: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def state_of(run: Path) -> tuple[str, bool]:
+def state_of(run: Path, steps: int = STEPS) -> tuple[str, bool]:
     """Where a run was when it ended, and whether its newest checkpoint has every logged step."""
     if not (run / "run.json").exists():
         return "before", True
@@ -55,7 +55,7 @@ def state_of(run: Path) -> tuple[str, bool]:
     clean = not list((run / "checkpoints").glob(".unfinished*"))
     if not logged:
         return "start", clean
-    return ("end" if logged[-1] == STEPS else "middle"), saved == logged[-1] and clean
+    return ("end" if logged[-1] == steps else "middle"), saved == logged[-1] and clean
 
 
 def d3(short: bool) -> Count:
@@ -83,14 +83,14 @@ def pipes(closed: bool) -> list[Any]:
         run = Path(folder, "run")
         reading, writing = os.pipe()
         words = [word for word in WORDS if word != "--quiet"]
-        number = command([*words, "--out", str(run)], writing, reading)
+        number = command([*words, "--steps", str(FEW), "--out", str(run)], writing, reading)
         os.close(writing)
         if closed:
             os.close(reading)
         else:
             os.read(reading, 100)
             os.close(reading)
-        return [exit_code(number), *state_of(run)]
+        return [exit_code(number), *state_of(run, FEW)]
 
 
 SLOW = 5.0  # seconds of a step that Ctrl-C has to wait for once, and not twice
