@@ -204,6 +204,6 @@ COURSE = OfDiffusers(
     "diffusers' course",
     "course",
 )
-CONTENDERS: tuple[Contender, ...] = (OURS, FOUR_CONV, DIFFUSERS, COURSE)
 SOURCES: tuple[Contender, ...] = (FOUR_CONV, DIFFUSERS)
+CONTENDERS: tuple[Contender, ...] = (OURS, *SOURCES, COURSE)
 DIGITS = OfRecipe("digits_fast", "ours: recipe digits_fast", "ours", "digits_fast")

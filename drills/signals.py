@@ -16,7 +16,7 @@ from .drill import Count, Drill
 from .kills import COMMAND
 from .nursery import command, exit_code, forked
 
-STEPS, FEW = 60, 20
+STEPS, FEW = 60, 20  # FEW: where the run has only to come to its end
 WORDS = [*COMMAND, "--steps", str(STEPS), "--previews", "6"]
 
 

@@ -380,3 +380,15 @@ def test_the_floor_of_halves_is_one_half_of_each_class_beside_the_other():
     assert torch.equal(both.unique(dim=0), images.flatten(1).unique(dim=0))
     wanted = frechet(Moments.of(one.flatten(1)), Moments.of(other.flatten(1)))
     assert found["floor"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_an_hour_is_the_source_documents_recipes_alone(monkeypatch):
+    made = {}
+    monkeypatch.setattr(quality, "keep", lambda _, case, __, find: made.update({case: find}))
+    for minutes in (0, 45, 60):
+        quality.run(Options(minutes=minutes, only=f"fashion-{minutes or 60}"))
+    entered = {case: find.args[1:] for case, find in made.items()}
+    assert entered == {
+        "fashion-45": (2700, contenders.CONTENDERS),
+        "fashion-60": (3600, (contenders.FOUR_CONV, contenders.DIFFUSERS)),
+    }

@@ -317,9 +317,8 @@ def start_of(
     """What costs least of the tables, as they are or with their weights fitted to the path."""
     few, target = learn.at(torch.arange(len(path[0].x))), partial(on_path, path, denoiser.process)
     fitted = [fitted_rows(denoiser, few.noise, few.cond, table, target) for table in tables]
-    return cheapest(
-        denoiser, apart.at(torch.arange(min(AT_ONCE, len(apart)))), [*tables, *fitted], aim
-    )
+    some = apart.at(torch.arange(min(AT_ONCE, len(apart))))
+    return cheapest(denoiser, some, [*tables, *fitted], aim)
 
 
 def nearest_tables(process: Process, rivals: list[Rival]) -> list[Table]:
