@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from sfumato.commands.sweep_quality import Judge
-from sfumato.commands.tune import taught
 from sfumato.config import SamplingConfig
-from sfumato.generation import wrapped
+from sfumato.generation import Order
 from sfumato.loading import Loaded, drawn_by
-from sfumato.rivals import best_of_each, standard_grids, surveyed
+from sfumato.measuring import frechet_estimate
+from sfumato.rivals import FIXED, Rival, best_of_each, standard_grids, steps_within
+from sfumato.sampling import sample
 from sfumato.tuned_runs import Tuned, read_tuned
+from sfumato.tuning import Letters
 
 AT_ONCE = 125
 GRIDS, NEXT_GRID = 2, ", next grid"
-SURVEY_SEED, SURVEYED = 2_000_000, 20  # images that a solver's grid is chosen by
+RACE_SEED, RACED = 5_000_000, 250  # images that a solver's grid is chosen by
 
 
 @dataclass(frozen=True)
@@ -53,25 +55,47 @@ def of_tuned(tuned: Tuned) -> Contestant:
     return Contestant(f"tuned ({tuned.path.stem})", "tuned", tuned.sampling)
 
 
-def fixed(loaded: Loaded, asked: SamplingConfig, calls: int, quick: bool) -> list[Contestant]:
+def fixed(
+    loaded: Loaded, judge: Judge, asked: SamplingConfig, calls: int, quick: bool
+) -> list[Contestant]:
     """Every fixed solver of at most so many calls, on the GRIDS standard ones that suit it best.
 
-    By the pixels' distance from a teacher, which is not what they are compared by in the end.
+    Of all standard grids, by the distance that they are compared by in the end, of other seeds.
     """
-    denoiser = wrapped(loaded.denoiser, asked, loaded.conditions)
-    with torch.inference_mode():
-        pairs, _ = taught(loaded, denoiser, SURVEY_SEED, 2 if quick else SURVEYED, unheard)
-        grids = standard_grids(denoiser.process)[: 1 if quick else None]
-        rivals = best_of_each(surveyed(denoiser, pairs, calls, grids=grids), GRIDS)
+    order = replace(judge.order, seeds=range(RACE_SEED, RACE_SEED + len(judge.order)))
+    raced = replace(judge, order=first_of(order, 4 if quick else RACED))
+    found = list[tuple[float, Rival]]()
+    for rival in rivals_of(loaded, calls, quick):
+        images = contestant(rival, asked).drawn(loaded, raced)
+        found.append((frechet_estimate(raced.network(images), raced.reference).mean, rival))
+    ordered = [rival for _, rival in sorted(found, key=lambda one: one[0])]
     met: set[str] = set()
     return [
-        Contestant(
-            named_once(one.name, met),
-            "fixed",
-            replace(asked, solver=one.solver, grid=one.grid, steps=one.steps, keep_eps=False),
-        )
-        for one in rivals
+        replace(contestant(one, asked), name=named_once(one.name, met))
+        for one in best_of_each(ordered, GRIDS)
     ]
+
+
+def rivals_of(loaded: Loaded, calls: int, quick: bool) -> list[Rival]:
+    """Every fixed solver on every standard grid where it takes at most so many calls."""
+    process = loaded.denoiser.process
+    found = []
+    for grid in standard_grids(process)[: 1 if quick else None]:
+        for name, solver in FIXED.items():
+            steps = steps_within(solver, grid, process, calls)
+            found += [] if steps is None else [Rival(name, solver, grid, steps, 0.0)]
+    return found
+
+
+def contestant(one: Rival, asked: SamplingConfig) -> Contestant:
+    sampling = replace(asked, solver=one.solver, grid=one.grid, steps=one.steps, keep_eps=False)
+    return Contestant(one.name, "fixed", sampling)
+
+
+def first_of(order: Order, count: int) -> Order:
+    """The first of the order's images, spread over its classes as the order is."""
+    labels, prompts = (None if x is None else x[:count] for x in (order.labels, order.prompts))
+    return replace(order, seeds=order.seeds[:count], labels=labels, prompts=prompts)
 
 
 def named_once(name: str, met: set[str]) -> str:
@@ -81,5 +105,10 @@ def named_once(name: str, met: set[str]) -> str:
     return name
 
 
-def unheard(done: int, total: int) -> None:
-    """A notice of progress that nobody wants."""
+def calls_of(sampling: SamplingConfig, loaded: Loaded) -> int:
+    """How often an image's denoiser is asked; where guidance is on the network is asked twice."""
+    letters = Letters(loaded.denoiser.process)
+    times = sampling.grid(letters.process, sampling.steps)
+    start = torch.zeros(1, 4 * len(times) + 1, dtype=torch.float64)
+    sample(letters, start, times, sampling.solver)
+    return len(letters.calls)

@@ -1,8 +1,8 @@
 """1,000 class-conditional images from a run: seconds and distance of each sampler at few calls.
 
 The run's samplers of CALLS calls that `sfumato tune RUN --nfe 6 ...` has fitted, and every fixed
-solver at as many calls on the grid that brings it nearest to a teacher of many steps, are compared
-with Heun's method at 35 calls: all under the guidance that the first tuned sampler is for. The case
+solver at as many calls on the two standard grids that suit it best, are compared with Heun's method
+at 35 calls: all under the guidance that the first tuned sampler is for. The case
 `calls` draws once by 4 to 8 calls (sampling_calls.py).
 """
 
@@ -13,18 +13,18 @@ from functools import partial
 
 import torch
 
-from sfumato.arguments import Sweep
-from sfumato.commands.sweep_quality import Judge, judge_of
+from sfumato.arguments import Evaluate
+from sfumato.commands.evaluate import real_images
+from sfumato.commands.sweep_quality import Judge, judge_by
 from sfumato.config import SamplingConfig
+from sfumato.features import features_of, fitting
 from sfumato.grids import KarrasGrid
 from sfumato.loading import Loaded, load_run
 from sfumato.measuring import Estimate, frechet_estimate
 from sfumato.memory import keep_freed
-from sfumato.sampling import sample
 from sfumato.solvers import Heun
-from sfumato.tuning import Letters
 
-from .contests import Contestant, fixed, of_tuned, tuned_of
+from .contests import RACED, Contestant, calls_of, fixed, of_tuned, tuned_of
 from .options import Options, chosen, keep, say
 from .results import Row
 from .rounds import Facts, Runner, in_turn
@@ -48,7 +48,7 @@ def measured(options: Options) -> tuple[Facts, list[Row], Facts]:
     loaded, judge = opened(options)
     tuned = tuned_of(loaded, CALLS)
     contestants = [of_many(tuned[0].sampling), *(of_tuned(one) for one in tuned)]
-    contestants += fixed(loaded, tuned[0].sampling, CALLS, options.quick)
+    contestants += fixed(loaded, judge, tuned[0].sampling, CALLS, options.quick)
     runners = [Runner(one.name, partial(one.draw, loaded, judge)) for one in contestants]
     rounds = options.rounds or (1 if options.quick else ROUNDS)
     begun = time.monotonic()
@@ -68,16 +68,18 @@ def measured_calls(options: Options) -> tuple[Facts, list[Row], Facts]:
 
 
 def opened(options: Options) -> tuple[Loaded, Judge]:
+    """The run, and a judge by the test images of its data, to which no sampler is fitted."""
     loaded = load_run(options.run, torch.device("cpu"))
-    judge = judge_of(Sweep(str(loaded.folder), images=20 if options.quick else IMAGES), loaded, say)
-    if judge is None:
-        raise ValueError(f"{options.run}: no features are known to measure its images by.")
-    return loaded, judge
+    images = 20 if options.quick else IMAGES
+    asked = Evaluate(str(loaded.folder), samples=images, against="test")
+    compared = real_images(asked, loaded.run, loaded.card, say)
+    network = features_of(fitting(compared[1].reference))
+    return loaded, judge_by(network, loaded, compared, images)
 
 
 def settings_of(loaded: Loaded, judge: Judge, sampling: SamplingConfig) -> Facts:
     return {
-        **{"images": judge.images, "precision": loaded.precision},
+        **{"images": judge.images, "raced": RACED, "precision": loaded.precision},
         **{"run": loaded.folder.name, "step": loaded.step, "guidance": sampling.guidance},
         **{"guidance_from": sampling.guidance_from, "guidance_to": plain(sampling.guidance_to)},
         **{"network": type(loaded.run.network).__name__, "reference": judge.told},
@@ -108,15 +110,6 @@ def row_of(one: Contestant, seconds: Sequence[float], loaded: Loaded, judge: Jud
         "error": found.error,
     }
     return Row(one.name, tuple(seconds), judge.images, "images", 0.0, facts)
-
-
-def calls_of(sampling: SamplingConfig, loaded: Loaded) -> int:
-    """How often an image's denoiser is asked; where guidance is on the network is asked twice."""
-    letters = Letters(loaded.denoiser.process)
-    times = sampling.grid(letters.process, sampling.steps)
-    start = torch.zeros(1, 4 * len(times) + 1, dtype=torch.float64)
-    sample(letters, start, times, sampling.solver)
-    return len(letters.calls)
 
 
 def in_short(rows: Sequence[Row]) -> Facts:

@@ -16,9 +16,10 @@ from sfumato.config import SamplingConfig
 from sfumato.grids import KarrasGrid
 from sfumato.loading import Loaded
 from sfumato.measuring import frechet_difference, frechet_estimate
+from sfumato.tuned_runs import Tuned
 from sfumato.tuning import TEACHER, TEACHER_STEPS
 
-from .contests import Contestant, fixed, of_tuned, tuned_of
+from .contests import Contestant, calls_of, fixed, of_tuned, tuned_of
 from .options import say
 from .results import Row
 from .rounds import Facts
@@ -57,7 +58,7 @@ class Scene:
         tuned = tuned_of(self.loaded, calls)[0]
         own = of_tuned(tuned)
         base = self.seen(own)
-        rivals = fixed(self.loaded, tuned.sampling, calls, self.quick)
+        rivals = fixed(self.loaded, self.judge, tuned.sampling, calls, self.quick)
         made = [self.row(one, calls, self.seen(one), base) for one in rivals]
         made.sort(key=lambda row: row.facts["distance"])
         return [self.row(own, calls, base, base), *made]
@@ -76,6 +77,7 @@ class Scene:
         more = frechet_difference(seen.features, base.features, reference)
         facts = {
             **{"kind": one.kind, "calls": calls, "off": seen.off},
+            **{"nfe": calls_of(one.sampling, self.loaded)},
             **{"grid": "its own" if one.kind == "tuned" else str(one.sampling.grid)},
             **{"distance": found.mean, "error": found.error},
             **{"cleared": frechet_estimate(seen.cleared, reference).mean},
@@ -89,14 +91,29 @@ def compared(loaded: Loaded, judge: Judge, quick: bool) -> tuple[list[Row], Fact
     """All rows, and the teacher's own distance."""
     asked = tuned_of(loaded, COUNTS[0])[0].sampling
     scene = Scene.of(loaded, judge, asked, quick)
+    check_alike([tuned_of(loaded, calls)[0] for calls in COUNTS])
     rows = []
     for calls in COUNTS:
         say(f"  {calls} calls")
         rows += scene.rows(calls)
     found = frechet_estimate(judge.network(scene.teacher), judge.reference)
     black = frechet_estimate(judge.network(cleared(scene.teacher)), judge.reference)
-    told = {"teacher": found.mean, "teacher_error": found.error, "teacher_cleared": black.mean}
-    return rows, told
+    more = {"teacher": found.mean, "teacher_error": found.error, "teacher_cleared": black.mean}
+    return rows, more
+
+
+def check_alike(found: list[Tuned]) -> None:
+    """Raises: ValueError where they are not all for the guidance that the first one is for."""
+    for one in found:
+        if told(one) != told(found[0]):
+            raise ValueError(
+                f"{one.path.name} is for another guidance than {found[0].path.name}: tune every "
+                "number of calls with the same --guidance, --guidance-from and --guidance-to."
+            )
+
+
+def told(one: Tuned) -> tuple[float, float, float]:
+    return one.sampling.guidance, one.sampling.guidance_from, one.sampling.guidance_to
 
 
 def cleared(images: Tensor) -> Tensor:

@@ -43,10 +43,15 @@ def test_levels_are_the_deciles_those_near_one_another_once():
     assert len(levels_of(close)[0]) == 1
 
 
-def test_no_more_values_are_sorted_than_needed(monkeypatch):
+def test_no_more_values_are_looked_at_than_needed_from_all_over_the_data(monkeypatch):
     monkeypatch.setattr(aims, "VALUES", 100)
-    data = torch.cat([torch.zeros(10, 10), torch.ones(90, 10)])
-    assert levels_of(data) == ((0.0,),)
+    data = torch.arange(90.0)[:, None].expand(90, 10)
+    some = aims.some_of(data)
+    assert some[:, 0].tolist() == [9.0 * i for i in range(10)]
+    assert len(aims.some_of(data[:7])) == 7
+    assert len(aims.some_of(torch.zeros(5, 1000))) == 1
+    teacher = normal(4, 10, seed=0)
+    assert Aim.of(teacher, data) == Aim.of(teacher, some)
 
 
 def test_a_share_counts_what_is_up_to_a_level_and_the_next():

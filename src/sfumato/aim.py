@@ -26,7 +26,7 @@ from torch import Tensor
 LEVEL = 2 / 255
 WEIGHT, STEEP = 5.0, 4.0
 LEAST = 1e-12  # a mean square, so that the root of none has a gradient
-VALUES = 2**22  # of the data that are sorted, at most
+VALUES = 2**22  # of the data that are looked at, at most
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Aim:
         scale = max(LEVEL, (teacher - teacher.mean(0)).square().mean().sqrt().item())
         if data is None:
             return cls(scale)
+        data = some_of(data)
         levels = levels_of(data)
         gap = shares(data, levels) - shares(teacher, levels)
         return cls(scale, levels, tuple(gap.tolist()))
@@ -88,10 +89,15 @@ def views(images: Tensor) -> list[Tensor]:
     return [view for view in (images.flatten(), steps.abs()) if len(view)]
 
 
+def some_of(data: Tensor) -> Tensor:
+    """Images spread over data, (m, ...), of VALUES values together, or one."""
+    kept = min(len(data), max(1, VALUES // data[0].numel()))
+    return data[torch.arange(kept) * len(data) // kept]
+
+
 def levels_of(data: Tensor) -> tuple[tuple[float, ...], ...]:
     """The deciles of each view of data, (m, ...), those within 4 LEVEL of one kept left out."""
-    whole = max(1, VALUES // data[0].numel())
-    return tuple(map(_deciles, views(data[:whole])))
+    return tuple(map(_deciles, views(data)))
 
 
 def _deciles(values: Tensor) -> tuple[float, ...]:

@@ -45,7 +45,6 @@ from ..tuning import (
     drawn,
     fitted_rows,
     images_of,
-    mean_distance,
     on_path,
     refined,
     table_of,
@@ -105,10 +104,10 @@ def run_tune(args: Tune) -> None:
     denoiser = wrapped(loaded.denoiser, sampling, loaded.conditions)
     with Reporter(quiet=args.quiet) as reporter:
         loaded.tell_moved(reporter.say)
-        data = data_of_run(loaded, reporter.say)
-        begun = time.monotonic()
         each = seconds_a_call(loaded, denoiser)
         plan = plan_of(budget, each, args.nfe, len(standard_grids(denoiser.process)))
+        data = data_of_run(loaded, plan.learn, reporter.say)
+        begun = time.monotonic()
         reporter.say(
             f"{loaded.folder}, step {loaded.step:,}, {guided(sampling)}: a sampler of "
             f"{args.nfe} calls in about {duration(budget)}; {plan.learn} images to learn from"
@@ -151,22 +150,25 @@ def sampling_asked(sampling: SamplingConfig, args: Tune) -> SamplingConfig:
 # --- the data, noise and the teacher
 
 
-def data_of_run(loaded: Loaded, say: Callable[[str], None]) -> Tensor | None:
-    """Some of the images that the run was trained on, as they are diffused; None, told, if gone."""
+def data_of_run(loaded: Loaded, learn: int, say: Callable[[str], None]) -> Tensor | None:
+    """Some of the images that the run was trained on, as they are diffused; None, told, if gone.
+
+    Of the classes that asked_of asks `learn` images for, which they are held against.
+    """
     asked = Evaluate(run=str(loaded.folder))
     try:
         train = own_splits(asked, loaded.run, loaded.card, say).train
     except (ValueError, OSError) as error:
         say(f"Fitted to the teacher alone, there being no real images: {error}")
         return None
-    images = train.images[evenly(train, loaded.run.network.classes, REAL)]  # as asked_of asks
+    images = train.images[evenly(train, min(learn, loaded.run.network.classes), REAL)]
     return loaded.codec.encode(images.to(loaded.device))
 
 
 def asked_of(loaded: Loaded, count: int) -> Cond:
     """A condition for each of `count` images, spread over the classes or captions."""
     if isinstance(loaded.conditions, Captions):
-        prompts = loaded.conditions.examples(COLUMNS)
+        prompts = loaded.conditions.examples(count)
         return loaded.conditions.asked(None, [prompts[i % len(prompts)] for i in range(count)])
     classes = loaded.run.network.classes
     labels = [i % classes for i in range(count)] if classes else None
@@ -287,8 +289,8 @@ class Stages:
         near, other = (differences(images, judge.images) for images in (own, theirs))
         sets = {"teacher": judge.images, "tuned": own, best.name: theirs}
         missed = {} if self.data is None else missed_by(aim, sets, judge.images)
-        nearer = int((near < other).sum())
-        return judge, Judged(mean_distance(near), ordered, nearer, len(judge), missed)
+        grids = len({r.grid for r in rivals}), len(standard_grids(self.denoiser.process))
+        return judge, Judged(near, other, ordered, grids, missed)
 
 
 def missed_by(aim: Aim, sets: Mapping[str, Tensor], wanted: Tensor) -> dict[str, float]:
@@ -372,7 +374,9 @@ def facts_of(loaded: Loaded, plan: Plan, judged: Judged, taken: float) -> dict[s
         },
         "measure": "root mean square difference from the teacher's images of the judge's seeds",
         "tuned": judged.tuned,
+        "error_of_the_difference": judged.error,
         "nearer_than_the_best_fixed": judged.nearer,
+        "standard_grids": judged.grids,
         "levels_missed": dict(judged.missed),
         "fixed": [
             {"name": r.name, "distance": r.distance, "grid": to_dict(r.grid), "steps": r.steps}
