@@ -248,7 +248,7 @@ def judged(one: Contender, folder: Path, yard: Yard, measured: dict[str, Row], f
     asked = {"sampler": one.sampler, "guidance": one.guidance, "begun": begun(folder)}
     images = drawn_by(partial(one.drawer, folder), folder, yard.count, asked)
     found = yard.distance(images)
-    step, drawing = measured[one.key], measured.get(f"{one.key}: drawing")
+    step = measured[one.key]
     facts = facts | {
         "words": one.words,
         "title": one.title,
@@ -258,7 +258,6 @@ def judged(one: Contender, folder: Path, yard: Yard, measured: dict[str, Row], f
         "guidance": one.guidance,
         "sampler": one.sampler,
         "calls": one.calls,
-        "s_for_1000": None if drawing is None else round(1000 / drawing.rate, 2),
         "precision": step.facts["precision"],
     }
     return Row(one.key, step.seconds, one.batch, "images", 0.0, facts)

@@ -4,29 +4,33 @@ import math
 from collections.abc import Mapping
 
 from .results import Part, Row
-from .tables import again, brackets, table
+from .tables import again, brackets, commit_of, interval, table
 
 INTRO = (
     "Class-conditional images by one process, the network twice a call where guidance is on. "
-    "Every fixed solver walks the standard grid that brings it nearest to a teacher of many "
-    "steps, by the pixels of 20 images; `next grid` is its second. `sfumato tune` fits to the "
-    "same teacher and also to how often the data's values, and their differences from neighbours,"
-    " come near some levels: the background of the data is black where a teacher's is at 1 to 4 "
-    "of 255, which no eye sees and these features do. The distances tell of that background too, "
-    "and so 6 calls can be nearer than 35; with all values up to 4 set to 0 the samplers are more"
-    " alike, and fixed ones are the nearer in places "
+    "`sfumato tune` fits a sampler to a teacher of many steps and also to how often the data's "
+    "values come near some levels. How it does so has changed: above each table stands the run, "
+    "below it the commit. The background of the data is black where a "
+    "teacher's is at 1 to 4 of 255, which no eye sees and these features do. The distances tell of "
+    "that background too, and so 6 calls can be nearer than 35; with all values up to 4 set to 0 "
+    "the samplers are more alike, and fixed ones are the nearer in places "
     "([experiments/LOG.md](../experiments/LOG.md)). Nearer to the data is not nearer to the "
-    "teacher: see the column `off the teacher`. Distances are to training images and of 1,000, "
-    "not to be compared with those above."
+    "teacher: see the column `off the teacher`. An interval is twice the jackknife's error. "
+    "Distances are of fewer images than in the sections above, not to be compared with those.\n\n"
+    "What to hold against it: the aim of `sfumato tune`, its weight and its starts were chosen by "
+    "this distance, to training images, on one run of the recipe (step 1,675). The luck of one fit "
+    "for each number of calls is not in the interval. The levels are fitted to 1,000 of the "
+    "training images."
 )
+FITTED = "\nDrawn at commit {commit}, by samplers fitted then or before.\n"
 FIRST = (
-    "\nThe run is one of the recipe, on Fashion-MNIST, by `sfumato train fashion_fast`; its tuned "
-    "samplers are made by `sfumato tune RUN --nfe N --guidance {guidance:g} --guidance-from "
-    "{guidance_from:g} --guidance-to {guidance_to:g}`, one for each number of calls.\n"
+    "\nBefore the command: `sfumato train fashion_fast` makes a run of the recipe, on "
+    "Fashion-MNIST, and `sfumato tune RUN --nfe N --guidance {guidance:g} --guidance-from "
+    "{guidance_from:g} --guidance-to {guidance_to:g}` its tuned samplers, one for each number of "
+    "calls: both as they are now.\n"
 )
+SECOND = "next grid"  # in the names of solvers on the second of their grids
 WANTED = 1.15
-
-
 NEAREST = 3  # fixed solvers of each number of calls that are shown
 
 
@@ -44,12 +48,17 @@ def timed(part: Part) -> str:
             f"**{row.name}**" if row.facts["kind"] == "tuned" else row.name,
             str(row.facts["nfe"]),
             brackets(row, 2),
-            f"{row.facts['distance']:.2f} ± {row.facts['error']:.2f}",
+            f"{row.facts['distance']:.2f} {interval(row.facts['error'])}",
             f"{row.facts['distance'] / base.facts['distance']:.2f}",
         ]
         for row in by_distance(part)
     ]
-    return f"{words_of(part)}\n\n{table(head, rows)}{before(part)}{again(part)}"
+    return f"{words_of(part)}\n\n{table(head, rows)}{fitted(part)}{before(part)}{again(part)}"
+
+
+def fitted(part: Part) -> str:
+    """Of which state of this repository the table is."""
+    return FITTED.format(commit=commit_of(part))
 
 
 def before(part: Part) -> str:
@@ -75,16 +84,34 @@ def words_of(part: Part) -> str:
         else f"where sigma / alpha is in {ends[0]:g} to "
         + ("infinity" if ends[1] is None else f"{ends[1]:g}")
     )
-    floor = "" if short["floor"] is None else f"; the floor is {short['floor']:.2f}"
     faster = of_kind(part, "tuned").speedup_over(of_kind(part, "reference"))
     return (
         f"The run: `{told['run']}` at step {told['step']:,}, {told['precision']}, guidance "
-        f"{told['guidance']:g} {inside}. Distance: {told['measure']}, squared, to "
-        f"{told['reference']}{floor}. The tuned sampler is at "
+        f"{told['guidance']:g} {inside}. {yardstick(part)} {grids(part)} The tuned sampler is at "
         f"**{short['distance_to_reference']:.2f}** times the distance of 35 calls (wanted: "
         f"{WANTED}) and {faster:.1f} times as fast; the best fixed solver of as "
         f"many calls, {short['best_fixed']}, is at {short['best_fixed_to_reference']:.2f} times."
     )
+
+
+def yardstick(part: Part) -> str:
+    """What the distances of a table are, and to what."""
+    told, floor = part.settings, part.more["floor"]
+    least = "" if floor is None else f"; the floor is {floor:.2f}"
+    return f"Distance: {told['measure']}, squared, to {told['reference']}{least}."
+
+
+def grids(part: Part) -> str:
+    """How the grid of a fixed solver was chosen; parts older than the race do not say."""
+    raced = part.settings.get("raced")
+    by = (
+        "to a teacher of many steps by the pixels of 20 images"
+        if raced is None
+        else f"of all by the same distance, of {raced} images of other seeds"
+    )
+    second = any(SECOND in row.name for row in part.rows)
+    more = f"; `{SECOND}` is its second" if second else ""
+    return f"Every fixed solver walks the standard grid that is nearest {by}{more}."
 
 
 def by_calls(part: Part) -> str:
@@ -95,16 +122,23 @@ def by_calls(part: Part) -> str:
     counts = sorted({row.facts["calls"] for row in part.rows})
     rows = [cells(row, black) for calls in counts for row in shown(part, calls)]
     short = part.more
-    floor = "" if short["floor"] is None else f"; the floor is {short['floor']:.2f}"
     own = short.get("teacher_cleared")
     dark = "" if own is None else f", with values up to 4 set to 0 {own:.2f}"
     return (
         f"Few calls of `{part.settings['run']}` at step {part.settings['step']:,}, "
-        f"{part.settings['images']:,} images of the same seeds by all. The teacher's "
-        f"own distance is {short['teacher']:.2f} ± {short['teacher_error']:.2f}{dark}{floor}. "
-        "Off: root mean square of the pixels' difference from the teacher's, in [-1, 1]. Errors of "
-        f"differences are those of pairs.\n\n{table(head, rows)}{again(part)}"
+        f"{part.settings['images']:,} images of the same seeds by all. {yardstick(part)} "
+        f"{grids(part)}{counts_of(part)} The teacher's own distance is {short['teacher']:.2f} "
+        f"{interval(short['teacher_error'])}{dark}. Off: root mean square of the pixels' "
+        "difference from the teacher's, in [-1, 1]. Intervals of differences are those of pairs."
+        f"\n\n{table(head, rows)}{fitted(part)}{again(part)}"
     )
+
+
+def counts_of(part: Part) -> str:
+    """What the calls of older parts are, which did not count those that were made."""
+    if all("nfe" in row.facts for row in part.rows):
+        return ""
+    return " Calls are those asked for; solvers of two calls a step may make fewer."
 
 
 def shown(part: Part, calls: int) -> list[Row]:
@@ -124,9 +158,9 @@ def cells(row: Row, black: bool) -> list[str]:
     name = row.name.rpartition(",")[0]
     return [
         f"**{name}**" if tuned else name,
-        str(facts["calls"]),
-        f"{facts['distance']:.2f} ± {facts['error']:.2f}",
-        "" if tuned else f"{facts['more']:+.2f} ± {facts['more_error']:.2f}",
+        str(facts.get("nfe", facts["calls"])),
+        f"{facts['distance']:.2f} {interval(facts['error'])}",
+        "" if tuned else f"{facts['more']:+.2f} {interval(facts['more_error'])}",
         f"{facts['off']:.4f}",
         *([f"{facts['cleared']:.2f}"] if black else []),
     ]

@@ -20,6 +20,18 @@ def brackets(row: Row, digits: int = 3) -> str:
     return f"{row.median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def interval(error: float) -> str:
+    """What stands behind a figure whose error is known: twice it, everywhere on the page."""
+    return f"± {2 * error:.2f}"
+
+
+def commit_of(part: Part) -> str:
+    """Ten digits of the commit that it was measured at, and the mark of files that differed."""
+    told: str = part.machine["commit"]
+    digits = told.rstrip("+")
+    return digits[:10] + told[len(digits) :]
+
+
 def processor(part: Part) -> str:
     """What it was measured on, and the widest instructions that PyTorch used there."""
     return f"{part.machine['cpu']}, {part.machine['cpu_capability']}"

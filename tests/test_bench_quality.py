@@ -349,14 +349,9 @@ def test_a_row_tells_what_its_contender_saw_drew_and_took(tmp_path):
     assert row.facts["distance"] == pytest.approx(wanted, abs=1e-4)
     floor = frechet(Moments.of(others.flatten(1)), moments)
     assert yard.floor["floor"] == pytest.approx(floor, abs=1e-4)
-    assert (row.facts["images_seen"], row.facts["s_for_1000"]) == (300 * 64, 40.0)
+    assert row.facts["images_seen"] == 300 * 64
+    assert "s_for_1000" not in row.facts  # the page has it from what is measured later
     assert (row.facts["precision"], row.seconds, row.median) == ("bf16", step.seconds, 0.3)
-    assert (
-        quality.judged(Drawn(drawn), tmp_path / "x", yard, {"x": step}, {"steps": 300}).facts[
-            "s_for_1000"
-        ]
-        is None
-    )
     shown = yard.shown(data[0])
     assert shown.shape == (10 * quality.SHOWN, 1, 2, 2)
     assert torch.equal(shown[quality.SHOWN], test[1])

@@ -1,12 +1,15 @@
 """The benchmark of sampling: who takes part, and what the page says of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench import contests, quality_page, sampling_calls, sampling_page
-from bench.results import Row
+from bench.results import Part, Row
+from bench.tables import interval
 from test_bench import all_parts, part
 
 
@@ -31,8 +34,8 @@ def test_the_page_has_the_distances_of_black_backgrounds_where_there_are_any():
     told = replace(calls, rows=tuple(rows), more={**calls.more, "teacher_cleared": 1.75})
     text = sampling_page.by_calls(told)
     assert "| more than the tuned | off the teacher | with up to 4 set to 0 |" in text
-    assert "| far, next grid | 4 | 9.00 ± 0.10 | +7.50 ± 0.04 | 0.0400 | 1.25 |" in text
-    assert "1.40 ± 0.10, with values up to 4 set to 0 1.75. Off:" in text
+    assert "| far, next grid | 4 | 9.00 ± 0.20 | +7.50 ± 0.08 | 0.0400 | 1.25 |" in text
+    assert "1.40 ± 0.20, with values up to 4 set to 0 1.75. Off:" in text
 
 
 def test_the_page_says_what_has_to_be_there_before_the_command():
@@ -40,6 +43,79 @@ def test_the_page_says_what_has_to_be_there_before_the_command():
     text = sampling_page.timed(timed)
     assert "--guidance 1.5 --guidance-from 0.3 --guidance-to inf`" in text
     assert text.index("sfumato train fashion_fast") < text.index(timed.command)
+
+
+def both() -> list[tuple[Part, Callable[[Part], str]]]:
+    timed, calls = all_parts()["sampling"]
+    return [(timed, sampling_page.timed), (calls, sampling_page.by_calls)]
+
+
+def test_an_interval_is_twice_the_error_and_the_section_says_so():
+    assert interval(0.104) == "± 0.21"
+    made = Path(sampling_page.__file__).parent.glob("*.py")
+    assert [path.name for path in made if "±" in path.read_text("utf-8")] == ["tables.py"]
+    for words in (sampling_page.INTRO, quality_page.INTRO, quality_page.ABLATIONS):
+        assert "twice the jackknife's error" in words
+
+
+@pytest.mark.parametrize(
+    ("commit", "words"),
+    [
+        ("0123456789ab", "at commit 0123456789"),
+        ("0123456789ab+", "at commit 0123456789+"),
+        ("unknown", "at commit unknown"),
+    ],
+)
+def test_under_each_table_stands_the_commit_that_its_samplers_are_of(commit, words):
+    for one, shown in both():
+        told = shown(replace(one, machine={**one.machine, "commit": commit}))
+        under = told[told.rindex(" |\n") :]
+        assert f"Drawn {words}, by samplers fitted then or before." in under
+
+
+def test_how_a_grid_was_chosen_is_what_the_part_says():
+    pixels = "that is nearest to a teacher of many steps by the pixels of 20 images."
+    race = "that is nearest of all by the same distance, of 250 images of other seeds."
+    for one, shown in both():
+        assert pixels in shown(one)
+        raced = shown(replace(one, settings={**one.settings, "raced": 250}))
+        assert race in raced
+        assert pixels not in raced
+        second = replace(one.rows[-1], name=f"lms{contests.NEXT_GRID}")
+        told = shown(replace(one, rows=(*one.rows, second)))
+        assert "20 images; `next grid` is its second." in told
+    assert "20 images" not in sampling_page.INTRO
+
+
+def test_what_distances_are_to_is_what_the_part_says():
+    for one, shown in both():
+        told = {**one.settings, "reference": "train images of x", "measure": "Far (x features)"}
+        more = {**one.more, "floor": 0.25}
+        text = shown(replace(one, settings=told, more=more))
+        assert "Far (x features), squared, to train images of x; the floor is 0.25." in text
+    assert "to training images" not in sampling_page.INTRO.partition("What to hold")[0]
+
+
+def test_the_section_says_what_to_hold_against_it():
+    _, _, against = sampling_page.INTRO.partition("What to hold against it: ")
+    for words in ("its weight and its starts", "step 1,675", "luck of one fit", "1,000 of the"):
+        assert words in against
+
+
+def test_calls_are_those_that_were_made_where_they_were_counted():
+    _, calls = all_parts()["sampling"]
+    asked = "Calls are those asked for; solvers of two calls a step may make fewer."
+    assert asked in sampling_page.by_calls(calls)
+    rows = [replace(row, facts={**row.facts, "nfe": row.facts["calls"]}) for row in calls.rows]
+    rows = [
+        replace(row, facts={**row.facts, "nfe": 7}) if row.name == "near0, 8" else row
+        for row in rows
+    ]
+    text = sampling_page.by_calls(replace(calls, rows=tuple(rows)))
+    assert "| near0 | 7 | 2.00" in text
+    assert "| near1 | 8 | 2.00" in text
+    assert text.index("| near0 | 7 |") > text.index("| **tuned** | 8 |")  # beside those of 8
+    assert asked not in text
 
 
 @pytest.mark.parametrize(
