@@ -15,6 +15,8 @@ from sfumato.sampling import sample
 from sfumato.tuned_runs import Tuned, read_tuned
 from sfumato.tuning import Letters
 
+from .options import say
+
 AT_ONCE = 125
 GRIDS, NEXT_GRID = 2, ", next grid"
 RACE_SEED, RACED = 5_000_000, 250  # images that a solver's grid is chosen by
@@ -42,13 +44,18 @@ def tuned_of(loaded: Loaded, calls: int) -> list[Tuned]:
     Raises: FileNotFoundError where there is none, with the command that makes one.
     """
     paths = sorted((loaded.folder / "tuned").glob(f"nfe-{calls}-*.json"))
-    found = sorted(map(read_tuned, paths), key=lambda one: one.sampling.guidance_to)
+    found = sorted(map(read_tuned, paths), key=lambda one: inside(one.sampling))
     if not found:
         raise FileNotFoundError(
             f"{loaded.folder} has no tuned sampler of {calls} calls. First: sfumato tune "
             f"{loaded.folder} --nfe {calls} --guidance 1.5 --guidance-from 0.3 --guidance-to 4"
         )
     return found
+
+
+def inside(sampling: SamplingConfig) -> tuple[float, float]:
+    """The ends of the interval that guidance is on in: what is less ends sooner or begins later."""
+    return sampling.guidance_to, -sampling.guidance_from
 
 
 def of_tuned(tuned: Tuned) -> Contestant:
@@ -63,10 +70,14 @@ def fixed(
     Of all standard grids, by the distance that they are compared by in the end, of other seeds.
     """
     order = replace(judge.order, seeds=range(RACE_SEED, RACE_SEED + len(judge.order)))
-    raced = replace(judge, order=first_of(order, 4 if quick else RACED))
+    raced = replace(judge, order=first_of(order, raced_of(quick)))
     found = list[tuple[float, Rival]]()
     for rival in rivals_of(loaded, calls, quick):
-        images = contestant(rival, asked).drawn(loaded, raced)
+        try:
+            images = contestant(rival, asked).drawn(loaded, raced)
+        except FloatingPointError as error:  # what draws no numbers takes no part
+            say(f"  {rival.name} on {rival.grid}: {error}")
+            continue
         found.append((frechet_estimate(raced.network(images), raced.reference).mean, rival))
     ordered = [rival for _, rival in sorted(found, key=lambda one: one[0])]
     met: set[str] = set()
@@ -74,6 +85,10 @@ def fixed(
         replace(contestant(one, asked), name=named_once(one.name, met))
         for one in best_of_each(ordered, GRIDS)
     ]
+
+
+def raced_of(quick: bool) -> int:
+    return 4 if quick else RACED
 
 
 def rivals_of(loaded: Loaded, calls: int, quick: bool) -> list[Rival]:

@@ -24,7 +24,7 @@ from sfumato.measuring import Estimate, frechet_estimate
 from sfumato.memory import keep_freed
 from sfumato.solvers import Heun
 
-from .contests import RACED, Contestant, calls_of, fixed, of_tuned, tuned_of
+from .contests import Contestant, calls_of, fixed, of_tuned, raced_of, tuned_of
 from .options import Options, chosen, keep, say
 from .results import Row
 from .rounds import Facts, Runner, in_turn
@@ -56,14 +56,16 @@ def measured(options: Options) -> tuple[Facts, list[Row], Facts]:
     say(f"  about {(time.monotonic() - begun) * rounds * (1 + len(runners) / 5):.0f} s to go")
     seconds = in_turn(runners, rounds, warm=0)
     rows = [row_of(one, seconds[one.name], loaded, judge) for one in contestants]
-    settings = {"rounds": rounds, **settings_of(loaded, judge, tuned[0].sampling)}
+    raced = raced_of(options.quick)
+    settings = {"rounds": rounds, **settings_of(loaded, judge, tuned[0].sampling, raced)}
     return settings, rows, {**in_short(rows), "floor": judge.floor and judge.floor.mean}
 
 
 def measured_calls(options: Options) -> tuple[Facts, list[Row], Facts]:
     loaded, judge = opened(options)
     rows, more = compared(loaded, judge, options.quick)
-    settings = settings_of(loaded, judge, tuned_of(loaded, COUNTS[0])[0].sampling)
+    asked = tuned_of(loaded, COUNTS[0])[0].sampling
+    settings = settings_of(loaded, judge, asked, raced_of(options.quick))
     return settings, rows, {**more, "floor": judge.floor and judge.floor.mean}
 
 
@@ -77,9 +79,9 @@ def opened(options: Options) -> tuple[Loaded, Judge]:
     return loaded, judge_by(network, loaded, compared, images)
 
 
-def settings_of(loaded: Loaded, judge: Judge, sampling: SamplingConfig) -> Facts:
+def settings_of(loaded: Loaded, judge: Judge, sampling: SamplingConfig, raced: int) -> Facts:
     return {
-        **{"images": judge.images, "raced": RACED, "precision": loaded.precision},
+        **{"images": judge.images, "raced": raced, "precision": loaded.precision},
         **{"run": loaded.folder.name, "step": loaded.step, "guidance": sampling.guidance},
         **{"guidance_from": sampling.guidance_from, "guidance_to": plain(sampling.guidance_to)},
         **{"network": type(loaded.run.network).__name__, "reference": judge.told},

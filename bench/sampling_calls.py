@@ -89,9 +89,9 @@ class Scene:
 
 def compared(loaded: Loaded, judge: Judge, quick: bool) -> tuple[list[Row], Facts]:
     """All rows, and the teacher's own distance."""
-    asked = tuned_of(loaded, COUNTS[0])[0].sampling
-    scene = Scene.of(loaded, judge, asked, quick)
-    check_alike([tuned_of(loaded, calls)[0] for calls in COUNTS])
+    tuned = [tuned_of(loaded, calls)[0] for calls in COUNTS]
+    check_alike(tuned)
+    scene = Scene.of(loaded, judge, tuned[0].sampling, quick)
     rows = []
     for calls in COUNTS:
         say(f"  {calls} calls")

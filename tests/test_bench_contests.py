@@ -98,6 +98,22 @@ def distance(far, black=BLACK, seeds=ORDER.seeds):
 # --- the fixed solvers
 
 
+def test_what_draws_no_numbers_on_a_grid_has_its_other_grids(loaded, judge, asked, monkeypatch):
+    first = min(GRIDS, key=lambda grid: FAR[FEW["ddim"], grid])
+    drawn_by = contests.drawn_by
+
+    def broken(loaded, order, sampling, batch):
+        if (sampling.solver, sampling.grid) == (FEW["ddim"], first):
+            raise FloatingPointError("no numbers")
+        return drawn_by(loaded, order, sampling, batch)
+
+    monkeypatch.setattr(contests, "drawn_by", broken)
+    found = contests.fixed(loaded, judge, ASKED, 5, quick=False)
+    assert [one.name for one in found].count("ddim") == 1
+    assert len(found) == 2 * len(FEW)
+    assert (FEW["ddim"], first) not in [(one.sampling.solver, one.sampling.grid) for one in found]
+
+
 def test_of_every_fixed_solver_the_two_grids_of_least_distance_take_part(loaded, judge, asked):
     found = contests.fixed(loaded, judge, ASKED, 5, quick=False)
     assert len(found) == 2 * len(FEW)
@@ -128,7 +144,7 @@ def test_they_draw_as_is_asked_in_no_more_calls(loaded, judge, asked):
 
 def test_a_quick_race_is_of_four_images_on_one_grid(loaded, judge, asked):
     found = contests.fixed(loaded, judge, ASKED, 4, quick=True)
-    assert {name for one in found for name in [one.name]} == set(FEW)
+    assert {one.name for one in found} == set(FEW)
     assert {(len(order), sampling.grid) for order, sampling in asked} == {(4, GRIDS[0])}
 
 
@@ -138,16 +154,18 @@ def test_a_quick_race_is_of_four_images_on_one_grid(loaded, judge, asked):
 def test_of_tuned_samplers_those_for_guidance_in_an_interval_come_first(loaded):
     everywhere = save(loaded.folder, 4, SamplingConfig(guidance=1.25))
     wider = save(loaded.folder, 4, replace(ASKED, guidance=1.0, guidance_to=6.0))
+    above = save(loaded.folder, 4, replace(ASKED, guidance=1.75, guidance_to=float("inf")))
     save(loaded.folder, 14, ASKED)
     found = contests.tuned_of(loaded, 4)
-    assert [one.path for one in found] == [path_of(loaded.folder, 4, ASKED), wider, everywhere]
+    inside = path_of(loaded.folder, 4, ASKED)
+    assert [one.path for one in found] == [inside, wider, above, everywhere]
     own = contests.of_tuned(found[0])
     assert (own.kind, own.sampling) == ("tuned", found[0].sampling)
     assert own.name == "tuned (nfe-4-guidance-1.5-from-0.3-to-4)"
 
 
 def test_where_none_was_tuned_the_command_is_told(loaded):
-    with pytest.raises(FileNotFoundError, match="--nfe 7 --guidance 1.5"):
+    with pytest.raises(FileNotFoundError, match=r"--nfe 7 --guidance 1\.5"):
         contests.tuned_of(loaded, 7)
 
 
@@ -219,5 +237,5 @@ def test_samplers_for_different_guidance_are_not_compared(loaded, judge, asked, 
     path_of(loaded.folder, 5, ASKED).unlink()
     save(loaded.folder, 5, replace(ASKED, guidance_to=3.0))
     monkeypatch.setattr(sampling_calls, "COUNTS", (4, 5))
-    with pytest.raises(ValueError, match="nfe-5-.* for another guidance than nfe-4"):
+    with pytest.raises(ValueError, match=r"nfe-5-.* for another guidance than nfe-4"):
         compared(loaded, judge, quick=False)

@@ -282,6 +282,19 @@ def test_the_bound_is_below_the_nearest_of_the_fixed():
         assert found.scale == 2.0
 
 
+@pytest.mark.parametrize(
+    ("fars", "bound"), [((float("nan"), 2.0, 3.0), 1.8), ((float("nan"),), None)]
+)
+def test_a_fixed_solver_that_draws_no_numbers_is_no_bound(monkeypatch, fars, bound):
+    told = iter(fars)
+    monkeypatch.setattr(Aim, "far", lambda *_: torch.tensor(next(told)))
+    denoiser = GaussianMixture(Karras(), normal(2, 4, seed=4), 0.3)
+    pairs = Pairs(normal(2, 4, seed=1), normal(2, 4, seed=2), None)
+    rivals = [Rival("ddim", DDIM(), KarrasGrid(0.1, 20.0), 2, 0.0) for _ in fars]
+    found = command.bounded(denoiser, pairs, rivals, Aim()).bound
+    assert found == pytest.approx(float("inf") if bound is None else bound)
+
+
 @pytest.mark.parametrize(("process", "tops"), [(Karras(), [25, 40, 80]), (Karras(30.0), [25, 30])])
 def test_even_tables_are_dpm_solver_on_even_steps_from_what_the_process_has(process, tops):
     tables = command.even_tables(process, 5)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from math import log
+from math import inf, isfinite, log
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def plan_of(budget: float, each: float, calls: int, grids: int) -> Plan:
     """How many images fit into `budget` seconds where a network call for one takes `each`.
 
     A quarter goes to the teacher, a twelfth to the survey, a tenth to judging; half at least is
-    left for the gradient.
+    left for the gradient, but where a network is so slow that the least of images takes more.
     """
     affordable = budget / each
     survey = int(affordable / 12 / (len(FIXED) * grids * calls))
@@ -305,7 +305,7 @@ def bounded(denoiser: Denoiser, apart: Pairs, rivals: list[Rival], aim: Aim) -> 
         times = rival.grid(denoiser.process, rival.steps)
         images = drawn(denoiser, apart, times, rival.solver)
         found.append(aim.far(images, apart.images).item())
-    return replace(aim, bound=NEARER * min(found))
+    return replace(aim, bound=NEARER * min(filter(isfinite, found), default=inf))
 
 
 def start_of(
