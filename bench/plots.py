@@ -210,7 +210,7 @@ def qualities(parts: Parts) -> Figure:
     names: list[str] = []
     for part in shown:
         for row in part.rows:
-            colour = BLUE if row is part.rows[0] else ORANGE  # ours, the others
+            colour = BLUE if row.facts["title"] == "ours" else ORANGE
             place, value, error = len(names), row.facts["distance"], 2 * row.facts["error"]
             axis.errorbar(value, place, xerr=error, fmt="o", ms=6, color=colour, ecolor=DARK)
             axis.annotate(f"{value:.3g}", (value + error, place), (6, 0), **OFFSET)
@@ -223,7 +223,7 @@ def qualities(parts: Parts) -> Figure:
     axis.set_yticks(range(len(names)), names)
     axis.grid(axis="x", color=GREY, lw=0.4)
     axis.margins(x=0.12)
-    axis.set_xlabel("squared Frechet distance to the test images", fontsize=8)
+    axis.set_xlabel("squared Frechet distance to the test images and twice its error", fontsize=8)
     return made
 
 

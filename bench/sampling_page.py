@@ -13,14 +13,14 @@ INTRO = (
     "below it the commit. The background of the data is black where a "
     "teacher's is at 1 to 4 of 255, which no eye sees and these features do. The distances tell of "
     "that background too, and so 6 calls can be nearer than 35; with all values up to 4 set to 0 "
-    "the samplers are more alike, and fixed ones are the nearer in places "
-    "([experiments/LOG.md](../experiments/LOG.md)). Nearer to the data is not nearer to the "
-    "teacher: see the column `off the teacher`. An interval is twice the jackknife's error. "
+    "the samplers are more alike ([experiments/LOG.md](../experiments/LOG.md)). "
+    "Nearer to the data is not nearer to the teacher: see the column `off the teacher`. An "
+    "interval is twice the jackknife's error. "
     "Distances are of fewer images than in the sections above, not to be compared with those.\n\n"
     "What to hold against it: the aim of `sfumato tune`, its weight and its starts were chosen by "
-    "this distance, to training images, on one run of the recipe (step 1,675). The luck of one fit "
-    "for each number of calls is not in the interval. The levels are fitted to 1,000 of the "
-    "training images."
+    "this distance, to training images, on one run of the recipe (step 1,675), nothing on that "
+    "of thirty minutes. The luck of one fit for each number of calls is not in the interval. The "
+    "levels are fitted to 1,000 of the training images."
 )
 FITTED = "\nDrawn at commit {commit}, by samplers fitted then or before.\n"
 FIRST = (
@@ -30,6 +30,7 @@ FIRST = (
     "calls: both as they are now.\n"
 )
 SECOND = "next grid"  # in the names of solvers on the second of their grids
+MADE_BY = {"fashion_fast-30m": "quality --only fashion-30"}  # runs that another bench leaves
 WANTED = 1.15
 NEAREST = 3  # fixed solvers of each number of calls that are shown
 
@@ -59,6 +60,12 @@ def timed(part: Part) -> str:
 def fitted(part: Part) -> str:
     """Of which state of this repository the table is."""
     return FITTED.format(commit=commit_of(part))
+
+
+def origin(part: Part) -> str:
+    """Which bench leaves the run of this part, if one does."""
+    made = MADE_BY.get(part.settings["run"])
+    return f" That run is left in `--runs` by `python -m bench {made}`." if made else ""
 
 
 def before(part: Part) -> str:
@@ -124,13 +131,13 @@ def by_calls(part: Part) -> str:
     short = part.more
     own = short.get("teacher_cleared")
     dark = "" if own is None else f", with values up to 4 set to 0 {own:.2f}"
+    off = "Off: root mean square of the pixels' difference from the teacher's, in [-1, 1]."
     return (
         f"Few calls of `{part.settings['run']}` at step {part.settings['step']:,}, "
-        f"{part.settings['images']:,} images of the same seeds by all. {yardstick(part)} "
-        f"{grids(part)}{counts_of(part)} The teacher's own distance is {short['teacher']:.2f} "
-        f"{interval(short['teacher_error'])}{dark}. Off: root mean square of the pixels' "
-        "difference from the teacher's, in [-1, 1]. Intervals of differences are those of pairs."
-        f"\n\n{table(head, rows)}{fitted(part)}{again(part)}"
+        f"{part.settings['images']:,} images of the same seeds by all.{origin(part)} "
+        f"{yardstick(part)} {grids(part)}{counts_of(part)} The teacher's own distance is "
+        f"{short['teacher']:.2f} {interval(short['teacher_error'])}{dark}. {off} Intervals of "
+        f"differences are those of pairs.\n\n{table(head, rows)}{fitted(part)}{again(part)}"
     )
 
 

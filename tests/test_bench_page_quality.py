@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bench import quality_page, tutorial
+from bench import plots, quality_page, tutorial
 from bench.results import Part, Row
 from test_bench import FLOOR, JUDGED, part
 
@@ -45,3 +45,10 @@ def test_the_page_says_which_rates_diffusers_is_given():
         "DDPM's own 1,000 steps were not tried",
     ):
         assert words in quality_page.INTRO
+
+
+def test_ours_alone_has_the_colour_of_ours_wherever_it_stands():
+    rows = [replace(ROW, name=n, facts={**JUDGED, "title": n}) for n in ("a", "ours", "b")]
+    (axis,) = plots.qualities({"fashion-60": part("x", *rows, more=FLOOR, seconds=3600)}).axes
+    points = [line.get_color() for line in axis.get_lines() if line.get_marker() == "o"]
+    assert points == [plots.ORANGE, plots.BLUE, plots.ORANGE]

@@ -73,6 +73,14 @@ def test_under_each_table_stands_the_commit_that_its_samplers_are_of(commit, wor
         assert f"Drawn {words}, by samplers fitted then or before." in under
 
 
+def test_of_a_run_that_another_bench_leaves_the_page_says_which():
+    _, calls = all_parts()["sampling"]
+    assert "is left in" not in sampling_page.by_calls(calls)
+    told = replace(calls, settings={**calls.settings, "run": "fashion_fast-30m"})
+    words = "That run is left in `--runs` by `python -m bench quality --only fashion-30`."
+    assert words in sampling_page.by_calls(told)
+
+
 def test_how_a_grid_was_chosen_is_what_the_part_says():
     pixels = "that is nearest to a teacher of many steps by the pixels of 20 images."
     race = "that is nearest of all by the same distance, of 250 images of other seeds."
