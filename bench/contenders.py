@@ -167,12 +167,12 @@ class OfDiffusers:
     def stepper(self, data: ImageData) -> Callable[[], Any]:
         assert data.labels is not None
         tuning = fastest(data.images, data.labels, self.lesson)
-        return Tutorial(data.images, data.labels, 1_000_000, self.lesson, tuning)
+        return Tutorial(data.images, data.labels, self.lesson, tuning)
 
     def sketcher(self, data: ImageData, precision: str) -> tuple[Draw, float]:
         assert data.labels is not None
         tuning = Tuning.named(precision)
-        model = Tutorial(data.images, data.labels, 1, self.lesson, tuning).model
+        model = Tutorial(data.images, data.labels, self.lesson, tuning).model
         return drawer(model, self.lesson, 2, tuning), 2 / DPM_STEPS
 
     def train(self, data: str, folder: Path, steps: int, precision: str) -> None:

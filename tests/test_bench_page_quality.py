@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bench import plots, quality_page, tutorial
+from bench import plots, quality_page
 from bench.results import Part, Row
 from test_bench import FLOOR, JUDGED, part
 
@@ -37,10 +37,8 @@ def test_a_row_without_seconds_of_drawing_is_shown_like_one_with_them():
 
 
 def test_the_page_says_which_rates_diffusers_is_given():
-    assert "texts' rates" not in quality_page.INTRO
     for words in (
-        "the peak rate of their texts",
-        f"warm-up, of {tutorial.WARM_UP} steps",
+        "the constant rates of their texts",
         "torch.compile is not tried",
         "DDPM's own 1,000 steps were not tried",
     ):

@@ -32,9 +32,9 @@ def small(lesson: tutorial.Lesson, classes: int) -> torch.nn.Module:
     return model(sample_size=32, in_channels=1, out_channels=1, **SMALL, **kinds)
 
 
-def begun(steps: int = 4, tuning: Tuning = PLAIN, lesson: str = TEXT) -> tutorial.Tutorial:
+def begun(tuning: Tuning = PLAIN, lesson: str = TEXT) -> tutorial.Tutorial:
     data = load("digits", limit=20)
-    return tutorial.Tutorial(data.images, data.labels, steps, lesson, tuning)
+    return tutorial.Tutorial(data.images, data.labels, lesson, tuning)
 
 
 def test_a_tutorial_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
@@ -51,7 +51,8 @@ def test_a_tutorial_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, mon
     assert second.step == 4
     saved = whole.model.state_dict()
     assert all(torch.equal(saved[name], v) for name, v in second.model.state_dict().items())
-    assert whole.optimizer.param_groups[0]["lr"] == second.optimizer.param_groups[0]["lr"] > 0
+    moments = [t.optimizer.state_dict()["state"][0]["exp_avg"] for t in (whole, second)]
+    assert torch.equal(*moments)
 
 
 def test_a_saved_tutorial_draws_as_it_was_trained(tmp_path, monkeypatch):
@@ -101,14 +102,15 @@ def test_the_courses_lesson_trains_is_kept_and_draws_images_of_28_pixels(tmp_pat
         begun().restore(tmp_path)
 
 
-def test_the_tutorials_rate_warms_up_and_falls_to_nothing(monkeypatch):
+@pytest.mark.parametrize(("lesson", "rate"), [("source-000", 4e-4), ("course", 1e-3)])
+def test_a_lessons_rate_is_its_texts_from_the_first_step_on(monkeypatch, lesson, rate):
     monkeypatch.setattr(tutorial, "network", small)
-    warm = tutorial.WARM_UP
-    training = begun(steps=warm + 200)
-    (rate,) = training.rate.lr_lambdas
-    steps = (0, warm // 2, warm, warm + 100, warm + 200)
-    assert [rate(step) for step in steps] == pytest.approx([0, 0.5, 1, 0.5, 0])
-    assert training.rate.base_lrs == [4e-4]
+    training = begun(lesson=lesson)
+    met = []
+    for _ in range(3):
+        met.append(training.optimizer.param_groups[0]["lr"])
+        training()
+    assert met == [rate] * 3
 
 
 def test_the_tutorials_batches_are_padded_images_of_their_labels():
