@@ -10,7 +10,7 @@ from sfumato.config import SamplingConfig
 from sfumato.generation import Order
 from sfumato.loading import Loaded, drawn_by
 from sfumato.measuring import frechet_estimate
-from sfumato.rivals import FIXED, Rival, best_of_each, standard_grids, steps_within
+from sfumato.rivals import Rival, best_of_each, entrants, standard_grids
 from sfumato.sampling import sample
 from sfumato.tuned_runs import Tuned, read_tuned
 from sfumato.tuning import Letters
@@ -72,7 +72,9 @@ def fixed(
     order = replace(judge.order, seeds=range(RACE_SEED, RACE_SEED + len(judge.order)))
     raced = replace(judge, order=first_of(order, raced_of(quick)))
     found = list[tuple[float, Rival]]()
-    for rival in rivals_of(loaded, calls, quick):
+    process = loaded.denoiser.process
+    grids = standard_grids(process)[: 1 if quick else None]
+    for rival in (one for grid in grids for one in entrants(process, grid, calls)):
         try:
             images = contestant(rival, asked).drawn(loaded, raced)
         except FloatingPointError as error:  # what draws no numbers takes no part
@@ -89,17 +91,6 @@ def fixed(
 
 def raced_of(quick: bool) -> int:
     return 4 if quick else RACED
-
-
-def rivals_of(loaded: Loaded, calls: int, quick: bool) -> list[Rival]:
-    """Every fixed solver on every standard grid where it takes at most so many calls."""
-    process = loaded.denoiser.process
-    found = []
-    for grid in standard_grids(process)[: 1 if quick else None]:
-        for name, solver in FIXED.items():
-            steps = steps_within(solver, grid, process, calls)
-            found += [] if steps is None else [Rival(name, solver, grid, steps, 0.0)]
-    return found
 
 
 def contestant(one: Rival, asked: SamplingConfig) -> Contestant:

@@ -36,7 +36,7 @@ from .distilling import DISTILLED, STUDENT, Distilled, Distilling
 from .keeping import CLASSES, begun, drawn_by, once, stored
 from .machine import ROOT
 from .options import Options, chosen, keep, say
-from .quality_page import MEASURED
+from .quality_page import measured
 from .results import RESULTS, Row, read
 from .rounds import Facts, Runner, in_turn
 from .showing import side_by_side
@@ -176,13 +176,12 @@ def folder_of_pictures(options: Options) -> Path:
 def timed(options: Options) -> dict[str, Row]:
     """The rows of MEASURED. Raises: ValueError where no step was measured."""
     found = read("quality", options.out)
-    parts = [found[case] for case in MEASURED if case in found]
     if "times" not in found:
         raise ValueError(
             "the minutes are counted in steps, and no step was timed: first, on a quiet machine, "
             "python -m bench quality --only times"
         )
-    return {row.name: row for part in parts for row in part.rows}
+    return measured(found)
 
 
 def step_of(key: str, measured: Mapping[str, Row]) -> Row:

@@ -64,7 +64,7 @@ def asked(monkeypatch):
         return pictures(order.seeds, far_of(sampling), BLACK)
 
     monkeypatch.setattr(contests, "drawn_by", drawn_by)
-    monkeypatch.setattr(contests, "FIXED", FEW)
+    monkeypatch.setattr("sfumato.rivals.FIXED", FEW)
     monkeypatch.setattr(contests, "RACED", RACED)
     return known
 

@@ -148,7 +148,7 @@ def frechet_estimate(features: Tensor, reference: Moments, blocks: int = BLOCKS)
     would not do, since images that come twice make the set poorer and the distance larger.
     """
     value, without = _without_each(features, reference, blocks)
-    return Estimate(value, _jackknife(without) if len(without) > 1 else float("inf"))
+    return Estimate(value, jackknife(without) if len(without) > 1 else float("inf"))
 
 
 def frechet_difference(
@@ -165,7 +165,7 @@ def frechet_difference(
     (value, without), (other, without_other) = (
         _without_each(features, reference, blocks) for features in (first, second)
     )
-    error = _jackknife(without - without_other) if len(without) > 1 else float("inf")
+    error = jackknife(without - without_other) if len(without) > 1 else float("inf")
     return Estimate(value - other, error)
 
 
@@ -188,7 +188,7 @@ def _parts(features: Tensor, count: int) -> list[Tensor]:
     return [features[index] for index in order.tensor_split(max(1, count))]
 
 
-def _jackknife(without: Tensor) -> float:
+def jackknife(without: Tensor) -> float:
     """sqrt((B - 1) / B sum (value without block b - their mean)^2)."""
     return ((len(without) - 1) * without.var(correction=0)).sqrt().item()
 

@@ -51,6 +51,12 @@ def steps_within(solver: Solver, grid: Grid, process: Process, calls: int) -> in
     return None
 
 
+def entrants(process: Process, grid: Grid, calls: int) -> list[Rival]:
+    """Every fixed solver that takes at most so many calls on this grid, with the most steps."""
+    steps = {name: steps_within(solver, grid, process, calls) for name, solver in FIXED.items()}
+    return [Rival(name, FIXED[name], grid, n, 0.0) for name, n in steps.items() if n is not None]
+
+
 def surveyed(
     denoiser: Denoiser,
     pairs: Pairs,
@@ -68,12 +74,11 @@ def surveyed(
     for i, grid in enumerate(grids):
         if i and late():
             break
-        for j, (name, solver) in enumerate(FIXED.items()):
-            steps = steps_within(solver, grid, denoiser.process, calls)
-            if steps is not None:
-                found.append(measured(denoiser, pairs, Rival(name, solver, grid, steps, 0.0)))
+        entered = entrants(denoiser.process, grid, calls)
+        for j, rival in enumerate(entered):
+            found.append(measured(denoiser, pairs, rival))
             if notice is not None:
-                notice(i * len(FIXED) + j + 1, len(grids) * len(FIXED))
+                notice(i * len(entered) + j + 1, len(grids) * len(entered))
     return sorted(found, key=lambda rival: rival.distance)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..measuring import jackknife
 from ..rivals import Rival
 from ..tuning import TEACHER_STEPS, mean_distance
 
@@ -46,8 +47,7 @@ class Judged:
     @property
     def error(self) -> float:
         """Of the gain, by the jackknife over images: what the pairs share cancels."""
-        off = _without_each(self.other) - _without_each(self.near)
-        return ((len(off) - 1) * (off - off.mean()).square().mean()).sqrt().item()
+        return jackknife(_without_each(self.other) - _without_each(self.near))
 
     @property
     def closer(self) -> int:
