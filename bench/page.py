@@ -95,7 +95,7 @@ def write(results: Path, docs: Path) -> Path:
 
 
 def of_folder(results: Path) -> Everything:
-    everything = {bench: read(bench, results) for bench in TITLES}
+    everything = {bench: quality_page.joined(read(bench, results)) for bench in TITLES}
     return {bench: parts for bench, parts in everything.items() if parts}
 
 

@@ -7,6 +7,7 @@ drawing      seconds of each contender's drawing, in turn
 fashion-10   each trains as many steps as fit into 10 minutes of those, then draws 5,000 images
 fashion-30   the same with 30 (any other number by --minutes)
 fashion-60   the same with 60, of the source documents' recipes alone: ours has ten for it
+NAME-30      one contender of fashion-30 alone, say diffusers-30: takes its place in that table
 distill      our ten-minute run tuned for one and two steps, for ten minutes
 digits       digits_fast, ten minutes, on the built-in digits
 
@@ -36,14 +37,14 @@ from .distilling import DISTILLED, STUDENT, Distilled, Distilling
 from .keeping import CLASSES, begun, drawn_by, once, stored
 from .machine import ROOT
 from .options import Options, chosen, keep, say
-from .quality_page import measured
+from .quality_page import measured, picture_of
 from .results import RESULTS, Row, read
 from .rounds import Facts, Runner, in_turn
-from .showing import side_by_side
+from .showing import titled
 from .tutorial import Tutorial
 
 ROUNDS, REPEATS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 6, 8, 3, 125
-IMAGES, SHOWN = 5000, 5  # SHOWN: of a class, in the picture
+IMAGES, SHOWN = 5000, 5  # SHOWN: of a class, in a picture
 SECONDS = 600
 # By minutes. An hour is what ours has ten minutes for, so that ours has no hour of its own.
 ENTERED = {10: CONTENDERS, 30: CONTENDERS, 60: SOURCES}
@@ -54,6 +55,14 @@ BESIDE: dict[str, OfDiffusers | Distilling] = {"course": COURSE, "student": DIST
 def run(options: Options) -> None:
     keep_freed()
     entered = {**({options.minutes: CONTENDERS} if options.minutes else {}), **ENTERED}
+    apart = {
+        f"{one.key}-{m}": partial(fashion, options, 60 * m, (one,))
+        for m, some in entered.items()
+        for one in some
+    }
+    if options.only in apart:
+        keep("quality", options.only, options, apart[options.only])
+        return
     rounds = {
         f"fashion-{m}": partial(fashion, options, 60 * m, entered[m]) for m in sorted(entered)
     }
@@ -146,7 +155,8 @@ def fashion(
     """Each of those entered after so many seconds of its steps, beside the floor."""
     yard = Yard.of(options.data, "fashion", 40 if options.quick else IMAGES)
     measured = timed(options)
-    rows, pictures = [], {"test images": yard.shown(yard.test)}
+    pictures, minutes, rows = folder_of_pictures(options), seconds // 60, []
+    titled("test images", yard.shown(yard.test), pictures / picture_of("test"), yard.names)
     for one in entered:
         step = step_of(one.key, measured)
         steps = steps_in(seconds, step, options)
@@ -156,12 +166,11 @@ def fashion(
         asked = {"steps": steps, "data": options.data, "precision": precision}
         wall = once(folder, asked, train)
         rows.append(judged(one, folder, yard, measured, {"steps": steps, "wall_s": wall}))
-        pictures[one.title] = yard.shown_of(stored(folder))
+        picture = pictures / picture_of(one.key, minutes)
+        titled(one.title, yard.shown_of(stored(folder)), picture)
         say(f"  {one.words}: {rows[-1].facts['distance']:.2f}")
-    name = f"bench-quality-samples-{seconds // 60}.webp"
-    side_by_side(pictures, yard.names, folder_of_pictures(options) / name)
     settings = {"seconds": seconds, **yard.settings, "data": yard.name}
-    return settings, rows, {"picture": name, **yard.floor}
+    return settings, rows, yard.floor
 
 
 def named(key: str, seconds: int) -> str:

@@ -1,6 +1,7 @@
 """The sections of docs/benchmarks.md on quality: after the same minutes, and by ingredient."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 
 from .results import Part, Row
@@ -46,7 +47,7 @@ def body(parts: Parts) -> str:
     )
     for case, part in parts.items():
         if case.startswith("fashion-"):
-            pieces.append(minutes(part, measured(parts)))
+            pieces.append(minutes(part, measured(parts), *apart(parts, part)))
     for case, made in (("distill", distilled), ("digits", digits)):
         if case in parts:
             pieces.append(made(parts[case]))
@@ -60,17 +61,63 @@ def measured(parts: Parts) -> dict[str, Row]:
     return {row.name: row for case in MEASURED if case in parts for row in parts[case].rows}
 
 
-def minutes(part: Part, timed: Mapping[str, Row]) -> str:
-    """A table of the contenders after so many minutes, and the images they draw."""
+def joined(parts: Parts) -> dict[str, Part]:
+    """The same, with the rows of those measured apart in their places in the tables."""
+    return {case: renewed(part, apart(parts, part)) for case, part in parts.items()}
+
+
+def apart(parts: Parts, whole: Part) -> list[Part]:
+    """Single contenders of a fashion-N, such as diffusers-N, that were measured after it.
+
+    Raises: ValueError where one was measured otherwise.
+    """
+    kind, _, minutes = whole.case.partition("-")
+    if kind != "fashion":
+        return []
+    others = [part for case, part in parts.items() if case.endswith(f"-{minutes}")]
+    later = [part for part in others if part.machine["date"] > whole.machine["date"]]
+    for part in later:
+        if part.settings != whole.settings:
+            raise ValueError(
+                f"{part.case} was measured by {part.settings}, {whole.case} by {whole.settings}: "
+                f"measure the older one again, python -m bench quality --only {whole.case}."
+            )
+    return later
+
+
+def renewed(whole: Part, others: Sequence[Part]) -> Part:
+    rows = {row.name: row for part in (whole, *others) for row in part.rows}
+    return replace(whole, rows=tuple(rows.values()))
+
+
+def picture_of(name: str, minutes: int | None = None) -> str:
+    """The file with a contender's images after so many minutes; of the test images without any."""
+    return "-".join(["bench-quality", name, *([str(minutes)] if minutes else [])]) + ".webp"
+
+
+def shown(part: Part) -> str:
+    """The pictures in a row, the test images' first, which are wider by the classes' names."""
+    minutes = part.settings["seconds"] // 60
+    every = [("test images", picture_of("test"), 23)]
+    every += [(row.facts["title"], picture_of(row.name, minutes), 18) for row in part.rows]
+    return "\n".join(
+        f'<img src="pictures/{name}" width="{percent}%" alt="{title}">'
+        for title, name, percent in every
+    )
+
+
+def minutes(part: Part, timed: Mapping[str, Row], *others: Part) -> str:
+    """A table of the contenders after so many minutes, and the images they draw.
+
+    others: those of them that were measured apart, for their commands.
+    """
     head = ["", "distance", "s a step", "steps", "images seen", "sampler"]
     head += ["network calls an image"]
     head += ["s for 1,000 images", "minutes it took"]
     rows = [contender(row, timed.get(f"{row.name}: drawing")) for row in part.rows]
     rows.append([floor_words(part), floor_of(part), *[""] * 7])
     title = f"### {part.settings['seconds'] // 60} minutes"
-    picture = part.more.get("picture")
-    shown = f"![Drawn images](pictures/{picture})\n\n" if picture else ""
-    return f"{title}\n\n{shown}{table(head, rows)}{again(part)}"
+    return f"{title}\n\n{shown(part)}\n\n{table(head, rows)}{again(part, *others)}"
 
 
 def contender(row: Row, drawing: Row | None) -> list[str]:

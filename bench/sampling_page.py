@@ -30,7 +30,7 @@ FIRST = (
     "calls: both as they are now.\n"
 )
 SECOND = "next grid"  # in the names of solvers on the second of their grids
-MADE_BY = {"fashion_fast-30m": "quality --only fashion-30"}  # runs that another bench leaves
+MADE_BY = {"fashion_fast-30m": "quality --only fashion_fast-30"}  # runs that another bench leaves
 WANTED = 1.15
 NEAREST = 3  # fixed solvers of each number of calls that are shown
 

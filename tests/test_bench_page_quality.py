@@ -1,8 +1,12 @@
 """The page on quality: seconds of drawing as measured last, and what to hold against it."""
 
+import re
 from dataclasses import replace
 
+import pytest
+
 from bench import plots, quality_page
+from bench.machine import ROOT
 from bench.results import Part, Row
 from test_bench import FLOOR, JUDGED, part
 
@@ -50,3 +54,55 @@ def test_ours_alone_has_the_colour_of_ours_wherever_it_stands():
     (axis,) = plots.qualities({"fashion-60": part("x", *rows, more=FLOOR, seconds=3600)}).axes
     points = [line.get_color() for line in axis.get_lines() if line.get_marker() == "o"]
     assert points == [plots.ORANGE, plots.BLUE, plots.ORANGE]
+
+
+def dated(one: Part, date: str) -> Part:
+    return replace(one, machine={**one.machine, "date": date})
+
+
+def table_of(name: str, distance: float, date: str, case: str = "fashion-30", images: int = 5000):
+    row = replace(ROW, name=name, facts={**JUDGED, "words": name, "distance": distance})
+    other = replace(ROW, name="other", facts={**JUDGED, "words": "other", "distance": 7.0})
+    rows = (row, other) if case.startswith("fashion") else (row,)
+    return dated(part(case, *rows, more=FLOOR, seconds=1800, images=images), date)
+
+
+def test_a_contender_measured_apart_and_later_stands_in_its_place_in_the_table():
+    whole = table_of("a", 92.0, "2026-11-22T10:00:00+00:00")
+    for date, wanted in (("2026-11-23T10:00:00+00:00", 80.0), ("2026-11-21T10:00:00+00:00", 92.0)):
+        apart = table_of("a", 80.0, date, "a-30")
+        parts = quality_page.joined({one.case: one for one in (whole, apart)})
+        rows = parts["fashion-30"].rows
+        assert [(r.name, r.facts["distance"]) for r in rows] == [("a", wanted), ("other", 7.0)]
+        text = quality_page.body(parts)
+        assert f"| a | **{wanted:.2f}**" in text
+        assert (f"{apart.command}\n```" in text) == (wanted == 80.0)
+        assert text.count("### 30 minutes") == 1
+
+
+def test_a_contender_of_other_minutes_stays_out_of_the_table():
+    whole = table_of("a", 92.0, "2026-11-22T10:00:00+00:00")
+    apart = table_of("a", 80.0, "2026-11-23T10:00:00+00:00", "a-60")
+    parts = {one.case: one for one in (whole, apart)}
+    assert quality_page.joined(parts) == parts
+
+
+def test_a_contender_that_was_measured_otherwise_is_not_put_beside_the_others():
+    whole = table_of("a", 92.0, "2026-11-22T10:00:00+00:00")
+    apart = table_of("a", 80.0, "2026-11-23T10:00:00+00:00", "a-30", images=500)
+    with pytest.raises(ValueError, match=r"a-30 was measured by .*500.*--only fashion-30"):
+        quality_page.joined({one.case: one for one in (whole, apart)})
+
+
+def test_every_contender_has_its_picture_beside_the_test_images():
+    text = quality_page.body({"fashion-30": table_of("a", 92.0, "2026-11-22T10:00:00+00:00")})
+    found = re.findall(r'src="pictures/(.+?)"', text)
+    wanted = ("test", "a-30", "other-30")
+    assert found == [f"bench-quality-{name}.webp" for name in wanted]
+
+
+def test_every_picture_of_the_page_is_there():
+    text = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    found = re.findall(r'(?:src="|\]\()(pictures/[^")]+)', text)
+    assert len(found) > 10
+    assert [name for name in found if not (ROOT / "docs" / name).exists()] == []

@@ -384,8 +384,10 @@ def test_an_hour_is_the_source_documents_recipes_alone(monkeypatch):
     monkeypatch.setattr(quality, "keep", lambda _, case, __, find: made.update({case: find}))
     for minutes in (0, 45, 60):
         quality.run(Options(minutes=minutes, only=f"fashion-{minutes or 60}"))
+    quality.run(Options(only="course-30"))
     entered = {case: find.args[1:] for case, find in made.items()}
     assert entered == {
         "fashion-45": (2700, contenders.CONTENDERS),
         "fashion-60": (3600, (contenders.FOUR_CONV, contenders.DIFFUSERS)),
+        "course-30": (1800, (contenders.COURSE,)),
     }

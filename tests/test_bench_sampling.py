@@ -77,7 +77,7 @@ def test_of_a_run_that_another_bench_leaves_the_page_says_which():
     _, calls = all_parts()["sampling"]
     assert "is left in" not in sampling_page.by_calls(calls)
     told = replace(calls, settings={**calls.settings, "run": "fashion_fast-30m"})
-    words = "That run is left in `--runs` by `python -m bench quality --only fashion-30`."
+    words = "That run is left in `--runs` by `python -m bench quality --only fashion_fast-30`."
     assert words in sampling_page.by_calls(told)
 
 
