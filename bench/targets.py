@@ -149,7 +149,9 @@ TRIED = {  # kind of a miss: why, and what was tried
 ELSEWHERE = (
     "**Without AVX-512** there are no bf16 products to gain from, and the peers' fp32 is near what "
     "the processor can do; what is gained there are Winograd's fewer products and fewer passes. "
-    "DiT has no convolutions: nine tenths of its step are products that both leave to PyTorch."
+    "DiT has no convolutions: nine tenths of its step are products that both leave to PyTorch. "
+    "Start-up of 2026-11-22 08:37 is from before modules were loaded without looks for garbage, "
+    "which brought the first step forward by a ninth."
 )
 LOG = "The figures of what was tried are in [experiments/LOG.md](../experiments/LOG.md).\n"
 GPU = "On a GPU nothing has been measured yet: `bench/gpu.sh` does it all, in under nine minutes.\n"
