@@ -22,6 +22,7 @@ ROUNDS = 15
 LEAST = 0.05  # seconds that a turn takes
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WIDTHS, BATCHES, SIDE = (64, 128, 256, 512), (16, 64), 16
+SQUARES = (1024, 2048)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ def products(case: str, quick: bool) -> list[Product]:
     widths, batches = ((32,), (4,)) if quick else (WIDTHS, BATCHES)
     make = {"matmul": matmul, "conv3x3": conv3x3}[case]
     named = [name for name in FORMATS if name == "fp32" or not emulates_bf16(torch.device("cpu"))]
-    return [make(width, batch, name) for width in widths for batch in batches for name in named]
+    found = [make(width, batch, name) for width in widths for batch in batches for name in named]
+    if case == "matmul" and not quick:
+        found += [square(size, name) for size in SQUARES for name in named]
+    return found
 
 
 def matmul(width: int, batch: int, name: str) -> Product:
@@ -48,6 +52,12 @@ def matmul(width: int, batch: int, name: str) -> Product:
     x, w = torch.randn(rows, width), torch.randn(4 * width, width)
     flops = 2.0 * rows * w.numel()
     return Product(f"{name}, {width} wide, {rows} rows", *fit(x, w, name), F.linear, flops)
+
+
+def square(size: int, name: str) -> Product:
+    """(size, size) by (size, size), of which processors do the most."""
+    x, w = torch.randn(size, size), torch.randn(size, size)
+    return Product(f"{name}, {size} x {size}", *fit(x, w, name), F.linear, 2.0 * size**3)
 
 
 def conv3x3(width: int, batch: int, name: str) -> Product:

@@ -8,9 +8,11 @@ from torch import Tensor
 from sfumato.commands.sweep_quality import Judge
 from sfumato.config import SamplingConfig
 from sfumato.generation import Order
+from sfumato.grids import Grid
 from sfumato.loading import Loaded, drawn_by
 from sfumato.measuring import frechet_estimate
-from sfumato.rivals import Rival, best_of_each, entrants, standard_grids
+from sfumato.process import Process
+from sfumato.rivals import Rival, best_of_each, entrants, even_grids, standard_grids
 from sfumato.sampling import sample
 from sfumato.tuned_runs import Tuned, read_tuned
 from sfumato.tuning import Letters
@@ -65,16 +67,15 @@ def of_tuned(tuned: Tuned) -> Contestant:
 def fixed(
     loaded: Loaded, judge: Judge, asked: SamplingConfig, calls: int, quick: bool
 ) -> list[Contestant]:
-    """Every fixed solver of at most so many calls, on the GRIDS standard ones that suit it best.
+    """Every fixed solver of at most so many calls, on the GRIDS grids that suit it best.
 
-    Of all standard grids, by the distance that they are compared by in the end, of other seeds.
+    Of all_grids, by the distance that they are compared by in the end, of other seeds.
     """
     order = replace(judge.order, seeds=range(RACE_SEED, RACE_SEED + len(judge.order)))
     raced = replace(judge, order=first_of(order, raced_of(quick)))
     found = list[tuple[float, Rival]]()
-    process = loaded.denoiser.process
-    grids = standard_grids(process)[: 1 if quick else None]
-    for rival in (one for grid in grids for one in entrants(process, grid, calls)):
+    grids = all_grids(loaded.denoiser.process)[: 1 if quick else None]
+    for rival in (r for grid in grids for r in entrants(loaded.denoiser.process, grid, calls)):
         try:
             images = contestant(rival, asked).drawn(loaded, raced)
         except FloatingPointError as error:  # what draws no numbers takes no part
@@ -87,6 +88,11 @@ def fixed(
         replace(contestant(one, asked), name=named_once(one.name, met))
         for one in best_of_each(ordered, GRIDS)
     ]
+
+
+def all_grids(process: Process) -> list[Grid]:
+    """The standard grids, and the even ones that tuned samplers begin with."""
+    return [*standard_grids(process), *even_grids(process)]
 
 
 def raced_of(quick: bool) -> int:

@@ -73,8 +73,8 @@ def keep(
     settings, rows, more = measure()
     machine |= watch.report()
     named = "training" if options.loss else bench  # whose option it is
-    words = ["python -m bench", named, *([f"--only {case}"] if case != bench else [])]
-    words += [f"--run {Path(options.run).name}"] if options.run else []
+    words = ["python -m bench", named, f"--only {case}"]
+    words += [f"--run {from_here(Path(options.run))}"] if options.run else []
     words += ["--loss"] if options.loss else []
     words += [f"--data {Path(options.data).name}"] if options.data != Options.data else []
     words += [f"--minutes {options.minutes}"] if options.minutes else []
@@ -85,6 +85,13 @@ def keep(
     show(part)
     say(f"  written to {path}")
     return part
+
+
+def from_here(path: Path) -> Path:
+    """As it can be typed in this folder by anybody, or its name alone."""
+    if not path.is_absolute():
+        return path
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(path.name)
 
 
 def show(part: Part) -> None:

@@ -41,7 +41,8 @@ TITLES = {
     "scale": "Scale",
 }
 INTRO = {
-    "ceiling": "The best rates found, in GFLOP/s, over widths of 64 to 512 and two batches.",
+    "ceiling": "The best rates found, in GFLOP/s, over widths of 64 to 512 and two batches, of "
+    "matrices also 1,024 and 2,048 square.",
     "training": "A step is: forget the gradients, forward, loss, backward, clip to 1, optimizer, "
     "and the average of the weights where the peer's documentation has one (ours always). As "
     "documented: fp32 and the optimizer of its example. At its best: bf16 autocast, channels_last "
@@ -60,7 +61,8 @@ INTRO = {
     "ablations": quality_page.ABLATIONS,
     "sampling": sampling_page.INTRO,
     "startup": "From typing the command. `import torch` stands beside it: nothing here can be "
-    "faster.",
+    "faster. The first training of all on a machine also compiles the C of the fast layers, which "
+    "takes a second or two once: that is a row of its own.",
     "scale": "Our U-Net with widths 1-2-2, seconds a training step.",
 }
 

@@ -24,7 +24,7 @@ from sfumato.measuring import Estimate, frechet_estimate
 from sfumato.memory import keep_freed
 from sfumato.solvers import Heun
 
-from .contests import Contestant, calls_of, fixed, of_tuned, raced_of, tuned_of
+from .contests import Contestant, all_grids, calls_of, fixed, of_tuned, raced_of, tuned_of
 from .options import Options, chosen, keep, say
 from .results import Row
 from .rounds import Facts, Runner, in_turn
@@ -82,6 +82,7 @@ def opened(options: Options) -> tuple[Loaded, Judge]:
 def settings_of(loaded: Loaded, judge: Judge, sampling: SamplingConfig, raced: int) -> Facts:
     return {
         **{"images": judge.images, "raced": raced, "precision": loaded.precision},
+        **{"grids": len(all_grids(loaded.denoiser.process))},
         **{"run": loaded.folder.name, "step": loaded.step, "guidance": sampling.guidance},
         **{"guidance_from": sampling.guidance_from, "guidance_to": plain(sampling.guidance_to)},
         **{"network": type(loaded.run.network).__name__, "reference": judge.told},

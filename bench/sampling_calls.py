@@ -61,7 +61,8 @@ class Scene:
         rivals = fixed(self.loaded, self.judge, tuned.sampling, calls, self.quick)
         made = [self.row(one, calls, self.seen(one), base) for one in rivals]
         made.sort(key=lambda row: row.facts["distance"])
-        return [self.row(own, calls, base, base), *made]
+        row = self.row(own, calls, base, base)
+        return [replace(row, facts={**row.facts, "fitted_s": tuned.seconds}), *made]
 
     def seen(self, one: Contestant) -> Seen:
         begun = time.perf_counter()

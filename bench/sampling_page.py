@@ -27,7 +27,11 @@ FIRST = (
     "\nBefore the command: `sfumato train fashion_fast` makes a run of the recipe, on "
     "Fashion-MNIST, and `sfumato tune RUN --nfe N --guidance {guidance:g} --guidance-from "
     "{guidance_from:g} --guidance-to {guidance_to:g}` its tuned samplers, one for each number of "
-    "calls: both as they are now.\n"
+    "calls (N is {calls}): both as they are now.\n"
+)
+EVEN = (
+    "the standard ones, and those even in log(sigma / alpha), from 25, 40 or 80 to 0.04, 0.08 or "
+    "0.15, that tuned samplers begin with"
 )
 SECOND = "next grid"  # in the names of solvers on the second of their grids
 MADE_BY = {"fashion_fast-30m": "quality --only fashion_fast-30"}  # runs that another bench leaves
@@ -71,7 +75,9 @@ def origin(part: Part) -> str:
 def before(part: Part) -> str:
     """What has to be there before the command."""
     told = {"guidance_to": math.inf} | {k: v for k, v in part.settings.items() if v is not None}
-    return FIRST.format(**told)
+    own = [row.facts for row in part.rows if row.facts["kind"] == "tuned"]
+    counts = {facts.get("calls") or facts["nfe"] for facts in own}
+    return FIRST.format(**told, calls=", ".join(map(str, sorted(counts))))
 
 
 def of_kind(part: Part, kind: str) -> Row:
@@ -118,7 +124,9 @@ def grids(part: Part) -> str:
     )
     second = any(SECOND in row.name for row in part.rows)
     more = f"; `{SECOND}` is its second" if second else ""
-    return f"Every fixed solver walks the standard grid that is nearest {by}{more}."
+    tried = part.settings.get("grids")
+    which = "the standard grid" if tried is None else f"the one of {tried} grids ({EVEN})"
+    return f"Every fixed solver walks {which} that is nearest {by}{more}."
 
 
 def by_calls(part: Part) -> str:
@@ -135,9 +143,11 @@ def by_calls(part: Part) -> str:
     return (
         f"Few calls of `{part.settings['run']}` at step {part.settings['step']:,}, "
         f"{part.settings['images']:,} images of the same seeds by all.{origin(part)} "
-        f"{yardstick(part)} {grids(part)}{counts_of(part)} The teacher's own distance is "
-        f"{short['teacher']:.2f} {interval(short['teacher_error'])}{dark}. {off} Intervals of "
-        f"differences are those of pairs.\n\n{table(head, rows)}{fitted(part)}{again(part)}"
+        f"{yardstick(part)} {grids(part)}{counts_of(part)}{fitting(part)} "
+        f"The teacher's own distance is {short['teacher']:.2f} "
+        f"{interval(short['teacher_error'])}{dark}. {off} Intervals of "
+        f"differences are those of pairs.\n\n{table(head, rows)}"
+        f"{fitted(part)}{before(part)}{again(part)}"
     )
 
 
@@ -146,6 +156,12 @@ def counts_of(part: Part) -> str:
     if all("nfe" in row.facts for row in part.rows):
         return ""
     return " Calls are those asked for; solvers of two calls a step may make fewer."
+
+
+def fitting(part: Part) -> str:
+    """Seconds of `sfumato tune`; parts that are older do not say."""
+    took = [row.facts["fitted_s"] for row in part.rows if row.facts.get("fitted_s")]
+    return f" Each tuned sampler took {min(took):.0f} to {max(took):.0f} s to fit." if took else ""
 
 
 def shown(part: Part, calls: int) -> list[Row]:

@@ -3,12 +3,13 @@
 The commands are run as a user runs them; what they leave in their folder is watched for.
 """
 
+import os
 import re
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,6 +53,9 @@ def one_turn(folder: Path, prepared: Path, turn: int) -> dict[str, float]:
     fresh, drawn = folder / f"run-{turn}", folder / f"drawn-{turn}"
     nothing = [sys.executable, "-c", "import torch"]
     begun, _ = watched(nothing, lambda: True, at_end=True)
+    new = folder / f"new-{turn}"
+    empty = {"SFUMATO_HOME": str(folder / f"home-{turn}")}  # what was compiled is kept there
+    ever, _ = watched(train(new), lambda: has_row(new / "metrics.jsonl"), environment=empty)
     trained, done = watched(train(fresh), lambda: has_row(fresh / "metrics.jsonl"))
     sample = [*SFUMATO, "sample", str(prepared), "--out", str(drawn), "--no-film"]
     shown, _ = watched(sample, lambda: (drawn / "samples.png").exists())
@@ -60,6 +64,7 @@ def one_turn(folder: Path, prepared: Path, turn: int) -> dict[str, float]:
     first, _ = watched(single, lambda: (one / "samples.png").exists())
     return {
         "import torch, for comparison": begun,
+        "sfumato train digits: first step, with the C still to be compiled": ever,
         "sfumato train digits: first step": trained,
         "sfumato train digits --steps 1: done": done,
         "sfumato sample --count 1: first image": first,
@@ -68,14 +73,20 @@ def one_turn(folder: Path, prepared: Path, turn: int) -> dict[str, float]:
 
 
 def watched(
-    command: list[str], seen: Callable[[], bool], at_end: bool = False
+    command: list[str],
+    seen: Callable[[], bool],
+    at_end: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[float, float]:
     """Seconds until `seen`, or with at_end until it ended; and until the command's end.
+
+    environment: beside this process's own.
 
     Raises: RuntimeError where it fails or nothing is seen, TimeoutError after LONGEST seconds.
     """
     begun, moment = time.perf_counter(), 0.0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    told = {**os.environ, **(environment or {})}
+    process = subprocess.Popen(command, env=told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None:
         now = time.perf_counter() - begun
         if not moment and not at_end and seen():

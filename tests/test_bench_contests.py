@@ -14,15 +14,15 @@ from sfumato.generation import Order
 from sfumato.grids import KarrasGrid
 from sfumato.measuring import Moments, frechet_estimate
 from sfumato.process import Karras
-from sfumato.rivals import FIXED, standard_grids
+from sfumato.rivals import FIXED, even_grids, standard_grids
 from sfumato.solvers import DDIM
 from sfumato.tuned_runs import path_of, save_tuned, with_table
 from sfumato.tuning import TEACHER, TEACHER_STEPS, table_of
 
 FEW = {name: FIXED[name] for name in ("ddim", "heun", "deis")}
-GRIDS = standard_grids(Karras())
+GRIDS = [*standard_grids(Karras()), *even_grids(Karras())]
 PLACES = [(solver, grid) for grid in GRIDS for solver in FEW.values()]
-FAR = {place: 7 * i % 19 for i, place in enumerate(PLACES)}  # no two are the same
+FAR = {place: 7 * i % 47 for i, place in enumerate(PLACES)}  # no two are the same
 TEACHER_FAR, TUNED_FAR = 9, 5
 BLACK = 3  # looks it, and is not
 ASKED = SamplingConfig(guidance=1.5, guidance_from=0.3, guidance_to=4.0, clipped=True)

@@ -1,9 +1,12 @@
 """The page on quality: seconds of drawing as measured last, and what to hold against it."""
 
+import json
 import re
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
+from safetensors import safe_open
 
 from bench import plots, quality_page
 from bench.machine import ROOT
@@ -106,3 +109,10 @@ def test_every_picture_of_the_page_is_there():
     found = re.findall(r'(?:src="|\]\()(pictures/[^")]+)', text)
     assert len(found) > 10
     assert [name for name in found if not (ROOT / "docs" / name).exists()] == []
+
+
+def test_the_page_says_how_often_the_classifier_is_right():
+    with safe_open(files("sfumato") / "assets" / "features_fashion.safetensors", "pt") as file:
+        right = json.loads(file.metadata()["facts"])["test_accuracy"]
+    assert right > 0.93
+    assert f"right on {right:.1%} of the test images" in quality_page.INTRO

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import contests, quality_page, sampling_calls, sampling_page
+from bench import contests, quality_page, sampling_calls, sampling_page, targets
 from bench.results import Part, Row
 from bench.tables import interval
 from test_bench import all_parts, part
@@ -146,3 +146,32 @@ def test_a_student_is_held_to_its_teacher_of_few_calls(teacher, words):
     assert words in text
     shown = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| x")]
     assert shown == [str(calls) for calls in sorted(calls for _, calls in found)]
+
+
+def test_how_long_fitting_took_is_told_and_held_to_two_minutes():
+    _, calls = all_parts()["sampling"]
+    rows = [
+        replace(row, facts={**row.facts, "fitted_s": 90.0 + 9 * row.facts["calls"]})
+        if row.facts["kind"] == "tuned"
+        else row
+        for row in calls.rows
+    ]
+    told = replace(calls, rows=tuple(rows))
+    counts = sorted(row.facts["calls"] for row in rows if "fitted_s" in row.facts)
+    least, most = (90 + 9 * one for one in (counts[0], counts[-1]))
+    assert f"took {least} to {most} s to fit" in sampling_page.by_calls(told)
+    assert "to fit" not in sampling_page.by_calls(calls)
+    (made,) = (t for t in targets.of({"sampling": {"calls": told}}) if t.kind == "fitting")
+    assert (made.found, made.met) == (str(most), most <= 120)
+    assert not [t for t in targets.of({"sampling": {"calls": calls}}) if t.kind == "fitting"]
+
+
+def test_the_grids_that_took_part_are_told():
+    for one, shown in both():
+        assert "walks the standard grid that is nearest" in shown(one)
+        told = replace(one, settings={**one.settings, "grids": 15, "raced": 250})
+        assert "walks the one of 15 grids (the standard ones, and those even in" in shown(told)
+
+
+def test_before_the_command_stand_the_samplers_that_it_needs():
+    assert "(N is 4, 8)" in sampling_page.by_calls(all_parts()["sampling"][1])

@@ -41,6 +41,14 @@ def test_karras_times_are_equation_5_of_edm():
     assert karras_times(Karras(), 1).tolist() == pytest.approx([80, 0])
 
 
+def test_karras_times_without_end_of_rho_are_even_in_their_logarithm():
+    got = karras_times(Karras(), 4, sigma_min=0.01, sigma_max=10.0, rho=float("inf"))
+    torch.testing.assert_close(got, f64(10, 1, 0.1, 0.01, 0))
+    near = karras_times(Karras(), 4, sigma_min=0.01, sigma_max=10.0, rho=1e6)
+    torch.testing.assert_close(got, near, rtol=1e-4, atol=0)
+    assert karras_times(Karras(), 1, 1.0, 9.0, float("inf")).tolist() == pytest.approx([9, 0])
+
+
 @EVERY
 @pytest.mark.parametrize("share", [-0.5, 1.0, 2.0, float("nan")])
 def test_uniform_times_that_do_not_fall_are_refused(process, share):
@@ -48,7 +56,7 @@ def test_uniform_times_that_do_not_fall_are_refused(process, share):
         uniform_times(process, 4, t_min=share * process.t_max)
 
 
-@pytest.mark.parametrize("rho", [0.0, -7.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("rho", [0.0, -7.0, float("nan")])
 def test_karras_times_of_no_power_are_refused(rho):
     with pytest.raises(ValueError, match="rho"):
         karras_times(Karras(), 4, rho=rho)

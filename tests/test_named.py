@@ -24,6 +24,8 @@ def test_settings_stand_in_the_order_of_the_fields():
     assert grid_named("karras:0.02,20,3") == KarrasGrid(0.02, 20.0, 3.0)
     assert grid_named("karras:,,3") == KarrasGrid(rho=3.0)
     assert grid_text(KarrasGrid(rho=3.0)) == "karras:,,3"
+    even = KarrasGrid(0.02, 20.0, float("inf"))
+    assert (grid_named("karras:0.02,20,inf"), grid_text(even)) == (even, "karras:0.02,20,inf")
     assert grid_text(KarrasGrid(1 / 3)) == "karras:0.3333333333333333"
     assert grid_named("leading:1") == LeadingGrid(1)
     assert grid_text(UniformGrid(0.001)) == "uniform:0.001"

@@ -25,7 +25,7 @@ from sfumato.loading import load_run
 from sfumato.multistep import DEIS
 from sfumato.pictures import read_settings
 from sfumato.process import Karras
-from sfumato.rivals import FIXED, Rival, standard_grids
+from sfumato.rivals import ENDS, FIXED, Rival, standard_grids
 from sfumato.solvers import DDIM
 from sfumato.tuned_runs import find_tuned, path_of, read_tuned, save_tuned
 from sfumato.tuning import Pairs, cost, distances, teacher_path
@@ -299,7 +299,7 @@ def test_a_fixed_solver_that_draws_no_numbers_is_no_bound(monkeypatch, fars, bou
 def test_even_tables_are_dpm_solver_on_even_steps_from_what_the_process_has(process, tops):
     tables = command.even_tables(process, 5)
     ends = [(table.grid.ratios[0], table.grid.ratios[-1]) for table in tables]
-    wanted = [(top, end) for top in tops for end in command.ENDS]
+    wanted = [(top, end) for top in tops for end in ENDS]
     assert ends == [pytest.approx(pair) for pair in wanted]
     for table in tables:
         logs = torch.tensor(table.grid.ratios).log().diff()

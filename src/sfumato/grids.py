@@ -1,7 +1,8 @@
 """Time grids: the times that sampling walks down, float64, (N + 1,), from noise to clean.
 
 uniform   t_i = t_max (1 - i / N)
-karras    ratio_i = (max^(1/rho) + i / (N - 1) (min^(1/rho) - max^(1/rho)))^rho, then 0
+karras    ratio_i = (max^(1/rho) + i / (N - 1) (min^(1/rho) - max^(1/rho)))^rho, then 0; where rho
+          grows without end, ratio_i = max (min / max)^(i / (N - 1)): even in its logarithm
 leading, trailing, linspace   N of the T steps of a DiscreteVP, as diffusers spaces them, then 0
 """
 
@@ -40,7 +41,8 @@ def karras_times(
     """Noise levels of Karras et al. (2022), eq. 5, as times of any process, then 0.
 
     sigma_min and sigma_max are ratios sigma / alpha; sigma_max = None is 80 or, if that is less,
-    all the noise that the process has.
+    all the noise that the process has. rho = inf: even steps of log(sigma / alpha), the formula's
+    limit.
 
     Raises: ValueError for a sigma_max that the process never reaches, or a rho of 0 or less.
     """
@@ -52,10 +54,13 @@ def karras_times(
             f"noise levels from {top:g} down to {sigma_min:g} were asked for; {process} holds "
             f"ratios above 0 and up to {largest:g}."
         )
-    if not 0 < rho < inf:
-        raise ValueError(f"rho = {rho}; a number above 0 is wanted, as 7.")
+    if not rho > 0:
+        raise ValueError(f"rho = {rho}; a number above 0 is wanted, as 7, or inf.")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    ratio = (top ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - top ** (1 / rho))) ** rho
+    if rho == inf:
+        ratio = top * (sigma_min / top) ** ramp
+    else:
+        ratio = (top ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - top ** (1 / rho))) ** rho
     return torch.cat([process.time_at_ratio(ratio), ramp.new_zeros(1)])
 
 

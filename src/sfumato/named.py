@@ -2,6 +2,7 @@
 
     --grid karras:0.02,20,7      KarrasGrid(sigma_min=0.02, sigma_max=20.0, rho=7.0)
     --grid karras:0.02,,3        what is left empty is the default
+    --grid karras:0.02,20,inf    even in log(sigma / alpha), as diffusers' use_exponential_sigmas
 
 So every setting that sfumato sweep finds can be typed.
 """

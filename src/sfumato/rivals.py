@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 
@@ -16,6 +17,7 @@ from .solvers import Solver
 from .tuning import Letters, Pairs, distances, mean_distance
 
 NAMES = ("ddim", "heun", "kdpm2", "dpm++2m", "dpm++3m", "unipc", "unipc3")
+TOPS, ENDS = (25.0, 40.0, 80.0), (0.04, 0.08, 0.15)  # sigma / alpha of first and last calls
 FIXED = {name: SOLVERS[name] for name in (*NAMES, "deis", "deis-t", "lms", "ipndm")}
 
 
@@ -38,6 +40,15 @@ def standard_grids(process: Process) -> list[Grid]:
     if isinstance(process, DiscreteVP):
         grids += [TrailingGrid(), LeadingGrid()]
     return grids
+
+
+def even_grids(process: Process) -> list[Grid]:
+    """Even in log(sigma / alpha), from each of TOPS to each of ENDS: where tuned samplers begin.
+
+    Tops are at most what the process has, and each is there once.
+    """
+    tops = sorted({min(top, process.largest_ratio) for top in TOPS})
+    return [KarrasGrid(end, top, inf) for top in tops for end in ENDS]
 
 
 def steps_within(solver: Solver, grid: Grid, process: Process, calls: int) -> int | None:

@@ -34,6 +34,7 @@ class Tuned:
     step: int  # of the checkpoint that it was fitted to
     weights: str  # "average", "raw" or "best average"
     better: bool  # than every fixed solver, on noise that was used for nothing else
+    seconds: float | None  # that fitting it took; None where its file does not say
 
 
 def path_of(folder: Path, calls: int, sampling: SamplingConfig) -> Path:
@@ -77,7 +78,8 @@ def read_tuned(path: Path) -> Tuned:
         raise ValueError(
             f"{path}: {', '.join(wrong) or 'sampling'} is not what sfumato tune writes. Tune again."
         )
-    return Tuned(path, sampling, record["step"], record["weights"], record["better"])
+    told = (record["step"], record["weights"], record["better"], record.get("seconds"))
+    return Tuned(path, sampling, *told)
 
 
 def find_tuned(folder: Path, calls: int, wanted: SamplingConfig) -> Tuned:

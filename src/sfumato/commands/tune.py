@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf, isfinite, log
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,8 @@ from ..loading import Loaded, load_run
 from ..pictures import grid, save_png
 from ..planning import given
 from ..process import Process
-from ..rivals import FIXED, Rival, best_of_each, measured, standard_grids, surveyed
+from ..rivals import FIXED, Rival, best_of_each, even_grids, measured, standard_grids, surveyed
 from ..sampling import Point, SeededNoise, prior
-from ..tuned import TunedGrid
 from ..tuned_runs import check_calls, check_plain, guided, path_of, save_tuned, with_table
 from ..tuning import (
     TEACHER,
@@ -57,7 +56,6 @@ SURVEY_BY, REFINE_BY = 0.35, 0.84  # shares of the time by which these stages en
 LEAST_REFINING = 0.4  # share of the time that the gradient has in any case
 LEARN_SEED, APART_SEED, JUDGE_SEED = 1_000_000, 2_000_000, 3_000_000  # far from those people type
 AT_ONCE = 16  # images of the teacher drawn together; of the first of them the path is kept
-TOPS, ENDS = (25.0, 40.0, 80.0), (0.04, 0.08, 0.15)  # sigma / alpha of first and last calls
 FIXED_GRIDS = 3  # of the nearest fixed solvers, where the gradient may begin too
 GRIDS_EACH = 2  # of a fixed solver that are judged; the better one counts
 REAL = 1000  # images of the data that say which levels there are
@@ -338,17 +336,8 @@ def nearest_tables(process: Process, rivals: list[Rival]) -> list[Table]:
 
 
 def even_tables(process: Process, calls: int) -> list[Table]:
-    """DPM-Solver++(2M) on steps even in log(sigma / alpha), from each of TOPS to each of ENDS.
-
-    Tops are at most what the process has, and each is there once.
-    """
-    found = []
-    for top in sorted({min(top, process.largest_ratio) for top in TOPS}):
-        for end in ENDS:
-            levels = torch.linspace(log(top), log(end), calls, dtype=torch.float64)
-            times = TunedGrid(tuple(levels.exp().tolist()))(process, calls)
-            found.append(table_of(TEACHER, process, times))
-    return found
+    """DPM-Solver++(2M) on each of the even grids."""
+    return [table_of(TEACHER, process, grid(process, calls)) for grid in even_grids(process)]
 
 
 def cheapest(denoiser: Denoiser, apart: Pairs, tables: Iterable[Table], aim: Aim) -> Table:
