@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sfumato.config import Run, SamplingConfig
 from sfumato.data import ImageData
+from sfumato.devices import emulates_bf16
 from sfumato.generation import Order, draw
 from sfumato.loading import load_run
 from sfumato.recipes import RECIPES
@@ -181,7 +182,8 @@ class OfDiffusers:
 
     def drawer(self, folder: Path) -> Draw:
         model, lesson, tuning = Tutorial.saved(folder)
-        return drawer(mirrored(model), lesson, DPM_STEPS, tuning)
+        quick = replace(tuning, bf16=not emulates_bf16(torch.device("cpu")))
+        return drawer(mirrored(model), lesson, DPM_STEPS, quick)
 
 
 OURS = OfRecipe("fashion_fast", "ours: recipe fashion_fast", "ours", "fashion_fast")

@@ -162,6 +162,19 @@ def test_the_tutorials_network_is_the_same_function_when_it_is_ours(lesson, side
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("slow", [True, False])
+def test_what_diffusers_trained_is_drawn_in_bf16_where_that_is_quick(monkeypatch, slow):
+    made = []
+    monkeypatch.setattr(contenders.Tutorial, "saved", lambda _: ("model", TEXT, PLAIN))
+    monkeypatch.setattr(contenders, "mirrored", lambda model: f"our {model}")
+    monkeypatch.setattr(contenders, "drawer", lambda *told: made.append(told))
+    monkeypatch.setattr(contenders, "emulates_bf16", lambda _: slow)
+    contenders.DIFFUSERS.drawer("folder")
+    ((model, lesson, steps, tuning),) = made
+    assert (model, lesson, steps) == ("our model", TEXT, tutorial.DPM_STEPS)
+    assert tuning == replace(PLAIN, bf16=not slow)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' own
 def test_the_tutorials_images_hang_on_their_own_seeds_alone():
     def wrong(x, t, class_labels, return_dict):
