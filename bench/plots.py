@@ -155,7 +155,8 @@ def scales(parts: Parts) -> Figure:
         axis.set_xticks(values, [str(value) for value in values])
         axis.minorticks_off()
         axis.set_xlabel(part.case, fontsize=8)
-        axis.set_title(f"time ~ {part.case}^{part.more['exponent']:.2f}", size=9)
+        power = f"time ~ {part.case}^{part.more['exponent']:.2f}"
+        axis.set_title(f"{power}, {part.settings['precision']}", size=9)
     axes[0].set_ylabel("seconds a step", fontsize=8)
     return made
 

@@ -83,7 +83,8 @@ def settings_of(loaded: Loaded, judge: Judge, sampling: SamplingConfig, raced: i
     return {
         **{"images": judge.images, "raced": raced, "precision": loaded.precision},
         **{"grids": len(all_grids(loaded.denoiser.process))},
-        **{"run": loaded.folder.name, "step": loaded.step, "guidance": sampling.guidance},
+        **{"run": loaded.folder.name, "step": loaded.step, "seed": loaded.run.train.seed},
+        **{"guidance": sampling.guidance},
         **{"guidance_from": sampling.guidance_from, "guidance_to": plain(sampling.guidance_to)},
         **{"network": type(loaded.run.network).__name__, "reference": judge.told},
         **{"measure": judge.network.frechet, "features": judge.network.digest},

@@ -18,13 +18,13 @@ INTRO = (
     "interval is twice the jackknife's error. "
     "Distances are of fewer images than in the sections above, not to be compared with those.\n\n"
     "What to hold against it: the aim of `sfumato tune`, its weight and its starts were chosen by "
-    "this distance, to training images, on one run of the recipe (step 1,675), nothing on that "
-    "of thirty minutes. The luck of one fit for each number of calls is not in the interval. The "
-    "levels are fitted to 1,000 of the training images."
+    "this distance, to training images, on one run of the recipe (seed 0, step 1,675), nothing on "
+    "a run of another seed or of thirty minutes. The luck of one fit for each number of calls is "
+    "not in the interval. The levels are fitted to 1,000 of the training images."
 )
 FITTED = "\nDrawn at commit {commit}, by samplers fitted then or before.\n"
 FIRST = (
-    "\nBefore the command: `sfumato train fashion_fast` makes a run of the recipe, on "
+    "\nBefore the command: `sfumato train fashion_fast{seed}` makes a run of the recipe, on "
     "Fashion-MNIST, and `sfumato tune RUN --nfe N --guidance {guidance:g} --guidance-from "
     "{guidance_from:g} --guidance-to {guidance_to:g}` its tuned samplers, one for each number of "
     "calls (N is {calls}): both as they are now.\n"
@@ -77,6 +77,7 @@ def before(part: Part) -> str:
     told = {"guidance_to": math.inf} | {k: v for k, v in part.settings.items() if v is not None}
     own = [row.facts for row in part.rows if row.facts["kind"] == "tuned"]
     counts = {facts.get("calls") or facts["nfe"] for facts in own}
+    told["seed"] = f" --seed {told['seed']} --steps {told['step']}" if told.get("seed") else ""
     return FIRST.format(**told, calls=", ".join(map(str, sorted(counts))))
 
 

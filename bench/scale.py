@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from sfumato.devices import emulates_bf16
 from sfumato.networks import UNetConfig, flops, parameter_count
 
 from .commands import finished
@@ -66,9 +67,8 @@ def along(axis: str, options: Options) -> tuple[Facts, list[Row], Facts]:
     values = AXES[axis][: 2 if options.quick else None]
     rounds = options.rounds or ROUNDS
     middle = Point()
-    precision = "fp32"
-    if not options.quick:  # one for all, or the curve would jump where the choice changes
-        precision = ours(middle.network, middle.batch, middle.shape).task.run.precision
+    # one for all axes, and not the self-test's, whose choice may differ from one to the next
+    precision = "fp32" if emulates_bf16(torch.device("cpu")) else "bf16"
     points = [replace(middle, **{axis: value}) for value in values]
     steps = [
         Runner(str(value), ours(point.network, point.batch, point.shape, precision))

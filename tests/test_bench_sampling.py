@@ -174,4 +174,8 @@ def test_the_grids_that_took_part_are_told():
 
 
 def test_before_the_command_stand_the_samplers_that_it_needs():
+    _, calls = all_parts()["sampling"]
+    seeded = replace(calls, settings={**calls.settings, "seed": 1, "step": 3144})
+    assert "train fashion_fast --seed 1 --steps 3144`" in sampling_page.by_calls(seeded)
+    assert "`sfumato train fashion_fast` makes" in sampling_page.by_calls(calls)
     assert "(N is 4, 8)" in sampling_page.by_calls(all_parts()["sampling"][1])
