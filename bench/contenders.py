@@ -158,7 +158,7 @@ class OfDiffusers:
     title: str
     lesson: str
     guidance: float = 1.0
-    sampler: str = f"DPMSolverMultistepScheduler (sde-dpmsolver++), {DPM_STEPS} steps"
+    sampler: str = f"DPMSolverMultistepScheduler (sde-dpmsolver++, x0 clipped), {DPM_STEPS} steps"
     calls: int = DPM_STEPS
 
     @property
