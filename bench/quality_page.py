@@ -12,10 +12,11 @@ MEASURED = ("times", "course", "student", "drawing")  # the parts that minutes a
 RATES = (
     "Neither keeps an average of its weights. Both have the constant rates of their texts, with "
     "gradients clipped to 1; with the warm-up (of 100 steps) and the cosine of diffusers' own "
-    "tutorial source 000 came to 117.2 in ten minutes and the course to 147.1. Rows of diffusers "
-    "after 30 and 60 minutes are still of that warm-up and cosine, and all of its rows are drawn "
-    "without clipping x0, which a network of 30 minutes at constant rates is better with (79.9 for "
-    "92.6, 200 images): they are to be measured again. torch.compile is not tried for them here. "
+    "tutorial source 000 came to 117.2 in ten minutes and the course to 147.1. Source "
+    "000's rows after 30 and 60 minutes are still of that warm-up and cosine, and rows whose "
+    "sampler does not say so are drawn without clipping x0, which a network of 30 minutes at "
+    "constant rates is better with (79.9 for 92.6, 200 images): they are to be measured again. "
+    "What clipped steps leave grey in the background counts for much in these features. torch.compile is not tried for them here. "
     "DDPM's own 1,000 steps were tried for drawing 60 images, and were no nearer."
 )
 INTRO = (
