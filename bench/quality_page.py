@@ -16,8 +16,9 @@ RATES = (
     "000's rows after 30 and 60 minutes are still of that warm-up and cosine, and rows whose "
     "sampler does not say so are drawn without clipping x0, which a network of 30 minutes at "
     "constant rates is better with (79.9 for 92.6, 200 images): they are to be measured again. "
-    "What clipped steps leave grey in the background counts for much in these features. torch.compile "
-    "is not tried for them here. DDPM's own 1,000 steps were tried for drawing 60 images, and were no nearer."
+    "What clipped steps leave grey in the background counts for much in these features. "
+    "torch.compile is not tried for them here. DDPM's own 1,000 steps were tried for drawing 60 "
+    "images, and were no nearer."
 )
 INTRO = (
     "Fashion-MNIST, 28 x 28, ten classes. Each contender is given the same minutes, "
