@@ -10,6 +10,7 @@ fashion-60   the same with 60, of the source documents' recipes alone: ours has 
 NAME-30      one contender of fashion-30 alone, say diffusers-30: takes its place in that table
 distill      our ten-minute run tuned for one and two steps, for ten minutes
 digits       digits_fast, ten minutes, on the built-in digits
+rivals       the source documents' recipes there, as many minutes, a fifth as many images
 
 Steps, not the clock, end a training, so that it may share its machine; the first four may
 not. Runs are kept in --runs; one that is there is gone on with, or taken as it is.
@@ -72,7 +73,8 @@ def run(options: Options) -> None:
         "drawing": partial(drawing, options),
         **rounds,
         "distill": partial(distill, options),
-        "digits": partial(digits, options),
+        "digits": partial(digits, options, (DIGITS,), IMAGES),
+        "rivals": partial(digits, options, (*SOURCES, COURSE), IMAGES // 5),
     }
     if options.minutes and not options.only:
         options = replace(options, only=f"fashion-{options.minutes}")
@@ -158,19 +160,31 @@ def fashion(
     pictures, minutes, rows = folder_of_pictures(options), seconds // 60, []
     titled("test images", yard.shown(yard.test), pictures / picture_of("test"), yard.names)
     for one in entered:
-        step = step_of(one.key, measured)
-        steps = steps_in(seconds, step, options)
-        precision = step.facts["precision"]
         folder = options.runs / named(one.key, seconds)
-        train = partial(one.train, options.data, folder, steps, precision)
-        asked = {"steps": steps, "data": options.data, "precision": precision}
-        wall = once(folder, asked, train)
-        rows.append(judged(one, folder, yard, measured, {"steps": steps, "wall_s": wall}))
+        rows.append(entry(one, folder, options, seconds, yard, measured))
         picture = pictures / picture_of(one.key, minutes)
         titled(one.title, yard.shown_of(stored(folder)), picture)
-        say(f"  {one.words}: {rows[-1].facts['distance']:.2f}")
     settings = {"seconds": seconds, **yard.settings, "data": yard.name}
     return settings, rows, yard.floor
+
+
+def entry(
+    one: Contender,
+    folder: Path,
+    options: Options,
+    seconds: int,
+    yard: "Yard",
+    measured: Mapping[str, Row],
+) -> Row:
+    """One contender, trained for so many seconds of its steps on the yard's data, and judged."""
+    step = step_of(one.key, measured)
+    steps = steps_in(seconds, step, options)
+    precision = step.facts["precision"]
+    asked = {"steps": steps, "data": yard.source, "precision": precision}
+    wall = once(folder, asked, partial(one.train, yard.source, folder, steps, precision))
+    row = judged(one, folder, yard, measured, {"steps": steps, "wall_s": wall})
+    say(f"  {one.words}: {row.facts['distance']:.2f}")
+    return row
 
 
 def named(key: str, seconds: int) -> str:
@@ -212,6 +226,7 @@ def steps_in(seconds: float, step: Row, options: Options) -> int:
 class Yard:
     """Test images to measure by, and as many training images as are drawn, for the floor."""
 
+    source: str
     name: str
     names: tuple[str, ...]
     test: ImageData
@@ -226,7 +241,7 @@ class Yard:
         network = features_of(features)
         others = subset(train, spread(len(train), count, train.labels))
         moments = Moments.of(network(test.images))
-        return cls(test.name, test.class_names, test, network, moments, count, others)
+        return cls(source, test.name, test.class_names, test, network, moments, count, others)
 
     def distance(self, images: Tensor) -> Estimate:
         return frechet_estimate(self.features(images), self.moments)
@@ -311,28 +326,27 @@ def student_row(
     return Row(way.key, step.seconds, DISTILLED.batch, "images", 0.0, facts)
 
 
-def digits(options: Options) -> tuple[Facts, list[Row], Facts]:
-    """digits_fast on the built-in digits: measured by the mnist features against its data.
+def digits(
+    options: Options, entered: Sequence[Contender], images: int
+) -> tuple[Facts, list[Row], Facts]:
+    """Ten minutes each on the built-in digits: measured by the mnist features against them.
 
-    There are 5,000 of them and no test set, so that nine tenths of the reference are what it was
-    trained on, and the floor is that of one half beside the other.
+    There are 5,000 of them and no test set, so that nine tenths of the reference or all are what
+    they were trained on; the floor is that of one half beside the other.
     """
     data, network = load("digits"), features_of("mnist")
-    measured = timed(options)
-    step = measured[DIGITS.key]
-    steps = steps_in(SECONDS, step, options)
-    folder = options.runs / DIGITS.key
-    train = partial(DIGITS.train, "digits", folder, steps, step.facts["precision"])
-    asked = {"steps": steps, "data": "digits", "precision": step.facts["precision"]}
-    wall = once(folder, asked, train)
-    count = 40 if options.quick else IMAGES
-    yard = Yard(
-        data.name, data.class_names, data, network, Moments.of(network(data.images)), count, data
-    )
-    row = judged(DIGITS, folder, yard, measured, {"steps": steps, "wall_s": wall})
-    halves = floor_of_halves(data, network)
+    count, moments = 40 if options.quick else images, Moments.of(network(data.images))
+    yard = Yard("digits", data.name, data.class_names, data, network, moments, count, data)
+    measured, pictures, rows = timed(options), folder_of_pictures(options), []
+    titled("the digits", yard.shown(data), pictures / picture_of("digits"), yard.names)
+    for one in entered:
+        folder = options.runs / (one.key if one is DIGITS else f"{one.key}-digits")
+        row = entry(one, folder, options, SECONDS, yard, measured)
+        picture = picture_of(f"{one.key}-digits")
+        titled(one.title, yard.shown_of(stored(folder)), pictures / picture)
+        rows.append(replace(row, facts={**row.facts, "picture": picture}))
     settings = {**yard.settings, "seconds": SECONDS, "data": data.name}
-    return settings, [row], halves
+    return settings, rows, floor_of_halves(data, network)
 
 
 def floor_of_halves(data: ImageData, network: Features) -> Facts:

@@ -52,9 +52,10 @@ def body(parts: Parts) -> str:
     for case, part in parts.items():
         if case.startswith("fashion-"):
             pieces.append(minutes(part, measured(parts), *apart(parts, part)))
-    for case, made in (("distill", distilled), ("digits", digits)):
-        if case in parts:
-            pieces.append(made(parts[case]))
+    if "distill" in parts:
+        pieces.append(distilled(parts["distill"]))
+    if "digits" in parts:
+        pieces.append(digits(parts["digits"], parts.get("rivals")))
     if measured(parts):
         pieces.append(steps(parts))
     return "\n".join(pieces)
@@ -104,6 +105,11 @@ def shown(part: Part) -> str:
     minutes = part.settings["seconds"] // 60
     every = [("test images", picture_of("test"), 23)]
     every += [(row.facts["title"], picture_of(row.name, minutes), 18) for row in part.rows]
+    return images_of(every)
+
+
+def images_of(every: Sequence[tuple[str, str, int]]) -> str:
+    """In a row: each one's title, file and width in percent."""
     return "\n".join(
         f'<img src="pictures/{name}" width="{percent}%" alt="{title}">'
         for title, name, percent in every
@@ -126,18 +132,22 @@ def minutes(part: Part, timed: Mapping[str, Row], *others: Part) -> str:
 
 def contender(row: Row, drawing: Row | None) -> list[str]:
     facts = row.facts
-    guided = f", guidance {facts['guidance']:g}" if facts["guidance"] != 1 else ""
     return [
         facts["words"],
         distance(row),
         f"{row.median:.3f}",
         f"{facts['steps']:,}",
         f"{facts['images_seen']:,}",
-        f"{facts['sampler']}{guided}",
+        sampler(row),
         str(facts["calls"]),
         "" if drawing is None else f"{1000 / drawing.rate:.1f}",
         f"{facts['wall_s'] / 60:.0f}",
     ]
+
+
+def sampler(row: Row) -> str:
+    guidance = row.facts["guidance"]
+    return row.facts["sampler"] + (f", guidance {guidance:g}" if guidance != 1 else "")
 
 
 def distance(row: Row) -> str:
@@ -178,15 +188,40 @@ def compared(rows: Sequence[Row]) -> str:
     return f"The teacher is nearer than its student from {nearer.facts['calls']} calls on."
 
 
-def digits(part: Part) -> str:
-    row = part.rows[0]
+def digits(part: Part, rivals: Part | None) -> str:
+    """Ours on the digits, and the source documents' recipes where they were measured."""
+    parts = [part, *([rivals] if rivals else [])]
+    rows = [row for one in parts for row in one.rows]
     words = (
-        f"digits_fast on the 5,000 built-in digits, {part.settings['seconds'] // 60} minutes, "
-        f"{row.facts['steps']:,} steps: {distance(row)} from them in the features of our frozen "
-        f"classifier of digits, guidance {row.facts['guidance']:g}; one half of them from the "
-        f"other {part.more['floor']:.2f}, of half as many images, by chance about twice as far."
+        f"The 5,000 built-in digits, {part.settings['seconds'] // 60} minutes each, counted as "
+        "above. Squared Frechet distance from them in the features of our frozen classifier of "
+        "digits. There is no test set: nine tenths of them or all are what a contender learned."
     )
-    return f"### Digits\n\n{words}\n{again(part)}"
+    head = ["", "distance", "images drawn", "steps", "sampler", "network calls an image"]
+    lines = [on_digits(row, one.settings["images"]) for one in parts for row in one.rows]
+    lines.append(["floor: one half of them from the other", floor_of(part), "2,500", *[""] * 3])
+    return f"### Digits\n\n{words}\n\n{pictures(rows)}{table(head, lines)}{again(*parts)}"
+
+
+def on_digits(row: Row, images: int) -> list[str]:
+    facts = row.facts
+    return [
+        facts["words"],
+        distance(row),
+        f"{images:,}",
+        f"{facts['steps']:,}",
+        sampler(row),
+        str(facts["calls"]),
+    ]
+
+
+def pictures(rows: Sequence[Row]) -> str:
+    """The digits and what was drawn, of the rows that tell of a picture."""
+    told = [(row.facts["title"], row.facts["picture"]) for row in rows if "picture" in row.facts]
+    if not told:
+        return ""
+    every = [("the digits", picture_of("digits"), 21), *((*one, 19) for one in told)]
+    return f"{images_of(every)}\n\n"
 
 
 def steps(parts: Parts) -> str:

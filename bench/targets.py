@@ -84,6 +84,19 @@ def of_quality(found: Everything) -> Iterator[Target]:
     yield Target(words, wanted, f"{ours:.2f}", ours < least, "quality")
 
 
+def of_digits(found: Everything) -> Iterator[Target]:
+    """Ours against the nearest of the others after the same minutes."""
+    parts = found.get("quality", {})
+    if not {"digits", "rivals"} <= parts.keys():
+        return
+    ours = parts["digits"].rows[0].facts["distance"]
+    least = min(row.facts["distance"] for row in parts["rivals"].rows)
+    minutes = parts["rivals"].settings["seconds"] // 60
+    words = f"distance of the digits after {minutes} minutes, below"
+    wanted = f"{least:.1f}, the others' least after as many"
+    yield Target(words, wanted, f"{ours:.2f}", ours < least, "digits")
+
+
 def of_sampling(found: Everything) -> Iterator[Target]:
     parts = found.get("sampling", {})
     if part := parts.get("sampling"):
@@ -133,6 +146,7 @@ SECTIONS: tuple[Callable[[Everything], Iterator[Target]], ...] = (
     of_losses,
     of_input,
     of_quality,
+    of_digits,
     of_sampling,
     of_startup,
 )

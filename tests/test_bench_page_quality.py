@@ -116,3 +116,17 @@ def test_the_page_says_how_often_the_classifier_is_right():
         right = json.loads(file.metadata()["facts"])["test_accuracy"]
     assert right > 0.93
     assert f"right on {right:.1%} of the test images" in quality_page.INTRO
+
+
+def test_the_digits_of_all_stand_in_one_table_with_pictures_of_those_that_have_one():
+    told = ROW.facts | {"words": "ours", "title": "ours"}
+    own = part("digits", replace(ROW, facts=told), more=FLOOR, seconds=600, images=5000)
+    drawn = {"words": "theirs", "title": "theirs", "picture": "theirs.webp", "guidance": 1}
+    other = part("rivals", replace(ROW, facts=ROW.facts | drawn), seconds=600, images=1000)
+    made = quality_page.digits(own, other)
+    for words in ("| ours | ", "| 5,000 | ", ", guidance 1.5", "| theirs | ", "| 1,000 | "):
+        assert words in made
+    assert made.count('<img src="pictures/') == 2
+    assert "pictures/theirs.webp" in made
+    assert made.count(" --only ") == 2
+    assert "<img" not in quality_page.digits(own, None)

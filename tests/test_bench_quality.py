@@ -356,7 +356,7 @@ def test_a_row_tells_what_its_contender_saw_drew_and_took(tmp_path):
         for i in (test, others)
     ]
     moments = Moments.of(test.flatten(1))
-    yard = quality.Yard("d", data[0].class_names, data[0], network, moments, 40, data[1])
+    yard = quality.Yard("d", "d", data[0].class_names, data[0], network, moments, 40, data[1])
     step = Row("x", (0.5, 0.25, 0.3), 64, "images", 0.0, {"precision": "bf16"})
     measured = {"x": step, "x: drawing": Row("x: drawing", (2.0, 4.0, 8.0), 100, "images")}
     row = quality.judged(Drawn(drawn), tmp_path / "x", yard, measured, {"steps": 300})

@@ -78,6 +78,16 @@ def test_quality_is_held_to_the_others_after_three_times_as_long_and_six():
     assert of_one("quality", ten) == []
 
 
+@pytest.mark.parametrize(("far", "met"), [(2.0, False), (1.9, True)])
+def test_digits_are_held_to_the_nearest_of_the_others(far, met):
+    ours = part("digits", row("digits_fast", 1.0, distance=far), seconds=600)
+    others = (row("course", 1.0, distance=30.0), row("diffusers", 1.0, distance=2.0))
+    (made,) = of_one("quality", ours, part("rivals", *others, seconds=600))
+    assert (made.wanted, made.found) == ("2.0, the others' least after as many", f"{far:.2f}")
+    assert made.met is met
+    assert of_one("quality", ours) == []
+
+
 def test_start_up_and_waiting_have_bars():
     first, image = targets.START_BARS
     made = of_one("startup", part("startup", row(first, 5.0), row(image, 3.1)))
