@@ -62,7 +62,7 @@ INTRO = {
     "sampling": sampling_page.INTRO,
     "startup": "From typing the command. `import torch` stands beside it: nothing here can be "
     "faster. The first training of all on a machine also compiles the C of the fast layers, which "
-    "takes a second or two once: that is a row of its own.",
+    "takes some four seconds, once: that is a row of its own.",
     "scale": "Our U-Net with widths 1-2-2, seconds a training step.",
 }
 

@@ -45,17 +45,21 @@ def test_losses_may_be_off_by_what_another_seed_does(own, other, met):
 
 
 def test_few_calls_are_held_to_the_nearest_fixed_solver():
-    def few(calls: int, distance: float) -> list[Row]:
-        far = ("tuned", "tuned", distance), ("ddim", "fixed", 9.0), ("unipc", "fixed", 2.0)
+    def few(calls: int, distance: float, off: float) -> list[Row]:
+        far = ("tuned", "tuned", distance, off), ("ddim", "fixed", 9.0, 0.1)
         return [
-            Row(f"{name}, {calls}", (1.0,), facts={"calls": calls, "kind": kind, **apart(d, 0.0)})
-            for name, kind, d in far
+            Row(
+                f"{name}, {calls}",
+                (1.0,),
+                facts={"calls": calls, "kind": kind, **apart(d, 0.0), "off": o},
+            )
+            for name, kind, d, o in (*far, ("unipc", "fixed", 2.0, 0.2))
         ]
 
-    made = of_one("sampling", part("calls", *few(4, 1.9), *few(5, 2.1)))
-    assert [one.met for one in made] == [True, False]
-    assert [one.wanted for one in made] == ["2.00 (unipc)"] * 2
-    assert [one.kind for one in made] == ["4 calls", "5 calls"]
+    made = of_one("sampling", part("calls", *few(4, 1.9, 0.15), *few(5, 2.1, 0.05)))
+    assert [one.met for one in made] == [True, False, False, True]
+    assert [one.wanted for one in made] == ["2.00 (unipc)", "0.100 (ddim)"] * 2
+    assert [one.kind for one in made] == ["4 calls", "4 calls, off", "5 calls", "5 calls, off"]
 
 
 def test_quality_is_held_to_the_others_after_three_times_as_long_and_six():
@@ -103,7 +107,7 @@ def test_the_page_tells_a_miss_and_why():
     assert f"## {targets.TITLE}\n" in text
     assert "| training dit-64: times diffusers, at its best | 1.45 | 1.44 | **no** |" in text
     assert targets.TRIED["dit-64 1.45"] in text
-    assert targets.TRIED["lucid-16 1.45"] not in text
+    assert targets.TRIED["memory"] not in text
     assert targets.ELSEWHERE not in text
     assert targets.ELSEWHERE in page.page({}, found)
     assert "without AVX-512, training dit-64" in page.page({}, found)

@@ -94,7 +94,7 @@ def why_not() -> str:
     if not list(openmp().glob("libgomp*")):
         return "PyTorch brings no OpenMP library to share"
     try:
-        with ThreadPoolExecutor() as pool:  # a compiler each: they take a second or two
+        with ThreadPoolExecutor() as pool:  # a compiler each: together they take some four seconds
             list(pool.map(built, SOURCES.glob("*.c")))
     except (OSError, subprocess.SubprocessError) as error:
         return f"compiling it failed: {error}"
