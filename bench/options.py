@@ -79,6 +79,7 @@ def keep(
     words += [f"--data {Path(options.data).name}"] if options.data != Options.data else []
     words += [f"--minutes {options.minutes}"] if options.minutes else []
     words += [f"--rounds {options.rounds}"] if options.rounds else []
+    words += ["--quick"] if options.quick else []
     settings = {"quick": options.quick, **settings}
     part = Part(case, " ".join(words), machine, settings, tuple(rows), more)
     path = put(bench, part, options.out)

@@ -23,9 +23,9 @@ A figure is the median over the rounds, in brackets its quartiles; a ratio is th
 rounds' own ratios, so that whatever slowed the machine for a while slowed both. The share of the
 ceiling counts the model's FLOPs alone (three times forward), against what this machine's
 convolutions or matrix products reach in the same number format; ours may be above 100%, since
-Winograd's convolutions take fewer products than are counted. Under each table stands the one
-command that makes it again; [what it was measured on](#measured-on) is at the end, and whether the
-machine was quiet: whether others took less than a twentieth of its cores' time.
+Winograd's convolutions take fewer products than are counted. Under each table stand the
+commands that make its rows again; [what it was measured on](#measured-on) is at the end, and
+whether the machine was quiet: whether others took less than a twentieth of its cores' time.
 """
 NOTHING = "Nothing has been measured yet: `python -m bench --help` says what can be.\n"
 TITLES = {
@@ -52,9 +52,10 @@ INTRO = {
     "the process from step to step, as our command has it. Memory is the peak of a process of its "
     "own, compiler included.",
     "loss": "Our precision against fp32 from the same seed, and fp32 from another seed as the "
-    "yardstick of chance. The last fifth's mean loss, compared with fp32's.",
+    "yardstick of chance. The mean loss of the last fifth of the steps, compared with fp32's.",
     "profile": "Milliseconds of a step by kind of work, by torch.profiler; layouts inside "
-    "convolutions and products are what oneDNN calls reorders.",
+    "convolutions and products are what oneDNN calls reorders. The peer's best is without "
+    "torch.compile here, whose joined passes have no kinds. Attention is among matrix products.",
     "input": "Waiting is the time until a step's batch is there, as a share of the whole. "
     "A thread gathers and mirrors its images and draws its noise, beside the step before it.",
     "quality": quality_page.INTRO,
@@ -188,12 +189,13 @@ def share(row: Row, part: Part, found: Everything) -> str:
 
 
 def of_loss(found: Everything) -> str:
-    head = ["", "ours from fp32", "another seed from fp32", "data", "precision"]
+    head = ["", "ours from fp32", "another seed from fp32", "steps", "data", "precision"]
     rows = [
         [
             plots.words_of(part),
             f"{part.more['from_fp32']:+.2%}",
             f"{part.more['seed_from_seed']:+.2%}",
+            f"{part.settings['steps']:,}",
             part.settings["data"],
             part.more["reasons"]["ours"],
         ]

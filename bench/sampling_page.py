@@ -1,6 +1,7 @@
 """The section on sampling, of docs/benchmarks.md."""
 
 import math
+import re
 from collections.abc import Mapping
 
 from .results import Part, Row
@@ -135,6 +136,7 @@ def by_calls(part: Part) -> str:
     black = any("cleared" in row.facts for row in part.rows)
     head = ["", "calls", "distance", "more than the tuned", "off the teacher"]
     head += ["with up to 4 set to 0"] if black else []
+    head += ["grid"]
     counts = sorted({row.facts["calls"] for row in part.rows})
     rows = [cells(row, black) for calls in counts for row in shown(part, calls)]
     short = part.more
@@ -176,6 +178,14 @@ def shown(part: Part, calls: int) -> list[Row]:
     return [*tuned, *kept, *([] if least in kept else [least])]
 
 
+def typed(grid: str) -> str:
+    """As --grid takes it: karras:0.02,20,7 of KarrasGrid(sigma_min=0.02, ...)."""
+    name, _, told = grid.partition("Grid(")
+    values = re.findall(r"=([^,)]+)", told)
+    numbers = ["" if value == "None" else f"{float(value):g}" for value in values]
+    return ":".join([name.lower(), *([",".join(numbers)] if numbers else [])])
+
+
 def cells(row: Row, black: bool) -> list[str]:
     facts = row.facts
     tuned = facts["kind"] == "tuned"
@@ -187,4 +197,5 @@ def cells(row: Row, black: bool) -> list[str]:
         "" if tuned else f"{facts['more']:+.2f} {interval(facts['more_error'])}",
         f"{facts['off']:.4f}",
         *([f"{facts['cleared']:.2f}"] if black else []),
+        facts["grid"] if tuned else typed(facts["grid"]),
     ]

@@ -30,7 +30,7 @@ def run(options: Options) -> None:
 
 
 def measured(options: Options) -> tuple[Facts, list[Row], Facts]:
-    rounds = options.rounds or ROUNDS
+    rounds = options.rounds or (1 if options.quick else ROUNDS)
     with TemporaryDirectory() as name:
         folder = Path(name)
         prepared = folder / "prepared"

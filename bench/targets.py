@@ -162,17 +162,18 @@ SECTIONS: tuple[Callable[[Everything], Iterator[Target]], ...] = (
     of_startup,
 )
 DIT = (
-    "**DiT-S/4.** Three quarters of a step, 1.32 of the profile's 1.80 s, are the products of its "
-    "linear layers, which both leave to oneDNN at the ceiling measured here: a product of our own "
-    "from weights packed once took 11.8 ms, oneDNN's 11.7. Norms, modulation, GELU, gates and "
-    "attention are in C already; for 1.45 all that is no such product would have to take 0.30 s in "
-    "place of 0.48."
+    "**DiT-S/4.** Of a step of 1.80 s in the profile 1.32 are the products of its linear layers, "
+    "which both leave to oneDNN at the ceiling measured here: a product of our own from weights "
+    "packed once took 11.8 ms, oneDNN's 11.7. Norms, modulation, GELU, gates and attention are in "
+    "C already; for 1.45 all that is no such product, attention with it, would have to take 0.30 s "
+    "in place of 0.48."
 )
 FEW = (
     "**Few calls.** KDPM2 makes seven calls on a grid that is even in log and ends at a noise of "
     "0.15: it stops early, which leaves the background black, and is as near to the data as the "
     "tuned samplers of seven and eight calls or a little nearer. From the teacher, to which they "
-    "are fitted, it is more than twice as far off as they are (the table of few calls)."
+    "are fitted, it is more than twice as far off as they are (the table of few calls, with the "
+    "errors of differences: in five and seven calls the distances are not told apart)."
 )
 TRIED = {  # kind of a miss: why, and what was tried
     **{"dit-64 1.45": DIT, "dit-64 2.2": DIT},

@@ -40,6 +40,9 @@ def part(case: str, *rows: Row, more: dict | None = None, **settings: object) ->
     return Part(case, f"python -m bench x --only {case}", MACHINE, settings, rows, more or {})
 
 
+WALK = {"grid": "KarrasGrid(sigma_min=0.15, sigma_max=None, rho=inf)"}
+
+
 def apart(distance: float, more: float) -> dict:
     return {"distance": distance, "error": 0.1, "more": more, "more_error": 0.04}
 
@@ -89,9 +92,12 @@ def all_parts() -> dict[str, list[Part]]:
         Row(f"{name}, {calls}", (1.0,), 1000, "images", 0.0, {"calls": calls, **facts})
         for calls in (4, 8)
         for name, facts in (
-            ("tuned", {"kind": "tuned", "off": 0.05, **apart(1.5, 0.0)}),
-            ("far", {"kind": "fixed", "off": 0.04, **apart(9.0, 7.5)}),
-            *((f"near{i}", {"kind": "fixed", "off": 0.1, **apart(2.0, 0.5)}) for i in range(4)),
+            ("tuned", {"kind": "tuned", "grid": "its own", "off": 0.05, **apart(1.5, 0.0)}),
+            ("far", {"kind": "fixed", **WALK, "off": 0.04, **apart(9.0, 7.5)}),
+            *(
+                (f"near{i}", {"kind": "fixed", **WALK, "off": 0.1, **apart(2.0, 0.5)})
+                for i in range(4)
+            ),
         )
     ]
     teacher = {"teacher": 1.4, "teacher_error": 0.1, "floor": None}
@@ -242,9 +248,11 @@ def test_the_page_says_what_the_files_say(tmp_path):
     assert "| **tuned (a)** | 6 | 2.50 [2.25, 2.75] | 2.20 ± 0.20 | 1.10 |" in text
     assert "**1.10** times the distance of 35 calls (wanted: 1.15) and 3.5 times as fast" in text
     assert "lms, is at 1.50 times." in text
-    assert "| **tuned** | 4 | 1.50 ± 0.20 |  | 0.0500 |" in text
-    assert "| near0 | 8 | 2.00 ± 0.20 | +0.50 ± 0.08 | 0.1000 |" in text
-    assert "| far | 4 | 9.00 ± 0.20 | +7.50 ± 0.08 | 0.0400 |" in text  # it is least off
+    assert "| **tuned** | 4 | 1.50 ± 0.20 |  | 0.0500 | its own |" in text
+    assert "| near0 | 8 | 2.00 ± 0.20 | +0.50 ± 0.08 | 0.1000 | karras:0.15,,inf |" in text
+    assert (
+        "| far | 4 | 9.00 ± 0.20 | +7.50 ± 0.08 | 0.0400 | karras:0.15,,inf |" in text
+    )  # it is least off
     assert "near3" not in text
     assert "distance is 1.40 ± 0.20. Off:" in text
     every = [one for parts in all_parts().values() for one in parts]

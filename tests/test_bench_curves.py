@@ -75,7 +75,7 @@ def test_our_curve_is_of_bf16_on_every_machine(tmp_path, monkeypatch, emulated):
     options = replace(options, out=tmp_path, runs=tmp_path / "runs")
     curves.run(options)
     part = read("loss", tmp_path)["unet2d-16"]
-    assert part.command == "python -m bench training --only unet2d-16 --loss --rounds 2"
+    assert part.command == "python -m bench training --only unet2d-16 --loss --rounds 2 --quick"
     told, losses = part.more["reasons"], part.more["losses"]
     assert [len(losses[name]) for name, _, _ in curves.CURVES] == [2, 2, 2]
     assert (told["ours"] == curves.SIMULATED) == emulated

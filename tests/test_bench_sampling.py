@@ -10,6 +10,8 @@ import torch
 from bench import contests, quality_page, sampling_calls, sampling_page, targets
 from bench.results import Part, Row
 from bench.tables import interval
+from sfumato.grids import KarrasGrid
+from sfumato.named import grid_named
 from test_bench import all_parts, part
 
 
@@ -33,8 +35,11 @@ def test_the_page_has_the_distances_of_black_backgrounds_where_there_are_any():
     rows[1] = replace(rows[1], name=f"far{contests.NEXT_GRID}, 4")
     told = replace(calls, rows=tuple(rows), more={**calls.more, "teacher_cleared": 1.75})
     text = sampling_page.by_calls(told)
-    assert "| more than the tuned | off the teacher | with up to 4 set to 0 |" in text
-    assert "| far, next grid | 4 | 9.00 ± 0.20 | +7.50 ± 0.08 | 0.0400 | 1.25 |" in text
+    assert "| more than the tuned | off the teacher | with up to 4 set to 0 | grid |" in text
+    assert (
+        "| far, next grid | 4 | 9.00 ± 0.20 | +7.50 ± 0.08 | 0.0400 | 1.25 | karras:0.15,,inf |"
+        in text
+    )
     assert "1.40 ± 0.20, with values up to 4 set to 0 1.75. Off:" in text
 
 
@@ -179,3 +184,9 @@ def test_before_the_command_stand_the_samplers_that_it_needs():
     assert "train fashion_fast --seed 1 --steps 3144`" in sampling_page.by_calls(seeded)
     assert "`sfumato train fashion_fast` makes" in sampling_page.by_calls(calls)
     assert "(N is 4, 8)" in sampling_page.by_calls(all_parts()["sampling"][1])
+
+
+@pytest.mark.parametrize("text", ["karras:0.02,20,7", "karras:0.1,4,inf", "leading:1", "uniform:0"])
+def test_a_grid_is_told_as_the_command_takes_it(text):
+    assert sampling_page.typed(str(grid_named(text))) == text
+    assert grid_named(sampling_page.typed(str(KarrasGrid()))) == KarrasGrid()
