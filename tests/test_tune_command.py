@@ -206,6 +206,15 @@ def test_another_interval_of_noise_is_another_file(tuned):
         path.unlink()
 
 
+def test_a_sampler_that_was_there_before_is_kept(tuned, tmp_path):
+    sampling, path = read_tuned(path_of(tuned, 3, AT_TWO)).sampling, tmp_path / "nfe-3-x.json"
+    assert save_tuned(path, sampling, 3, "average", {"better": True}) is None
+    before = save_tuned(path, sampling, 4, "average", {"better": False})
+    assert before == tmp_path / "nfe-3-x.json.before"
+    assert (read_tuned(before).step, read_tuned(path).step) == (3, 4)
+    assert [file.name for file in tmp_path.glob("nfe-*.json")] == [path.name]
+
+
 def test_a_classifier_is_refused(tuned):
     wanted = replace(read_tuned(path_of(tuned, 3, AT_TWO)).sampling, classifier="guide")
     with pytest.raises(ValueError, match="classifier guide guides"):

@@ -61,11 +61,18 @@ def with_table(sampling: SamplingConfig, table: Table) -> SamplingConfig:
 
 def save_tuned(
     path: Path, sampling: SamplingConfig, step: int, weights: str, facts: Mapping[str, Any]
-) -> None:
-    """Write the file; one of the same name is replaced. facts: plain JSON values, "better" too."""
+) -> Path | None:
+    """Write the file, and say where one of the same name is kept now, of which only the last is.
+
+    facts: plain JSON values, "better" too.
+    """
     record = {"made_by": "sfumato tune", "step": step, "weights": weights, **facts}
     make_folders(path.parent)
+    before = path.with_suffix(".json.before") if path.exists() else None
+    if before:
+        write_file(before, path.read_bytes())
     write_file(path, json.dumps({**record, "sampling": to_dict(sampling)}, indent=1).encode())
+    return before
 
 
 def read_tuned(path: Path) -> Tuned:

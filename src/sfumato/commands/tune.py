@@ -116,7 +116,7 @@ def run_tune(args: Tune) -> None:
         path = path_of(loaded.folder, args.nfe, sampling)
         facts = facts_of(loaded, plan, judged, time.monotonic() - begun)
         tuned = with_table(sampling, table)
-        save_tuned(path, tuned, loaded.step, loaded.weights, facts)
+        before = save_tuned(path, tuned, loaded.step, loaded.weights, facts)
         draw_picture(stages, judge, table, judged, path.with_suffix(".png"), facts)
         for line in [*heading(judged, args.nfe), *judged.lines()]:
             reporter.say(line)
@@ -124,6 +124,8 @@ def run_tune(args: Tune) -> None:
             f"{facts['seconds']:.0f} s. Written: {path} and a picture beside it. "
             f"Use it: {use_of(loaded, args)}"
         )
+        if before:
+            reporter.say(f"The sampler that was there before is kept as {before}.")
 
 
 def typed_of(args: Tune) -> dict[str, Any]:
