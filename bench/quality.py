@@ -33,7 +33,7 @@ from sfumato.features import Features, features_of
 from sfumato.measuring import Estimate, Moments, frechet_estimate
 from sfumato.memory import keep_freed
 
-from .contenders import CONTENDERS, COURSE, DIGITS, SOURCES, Contender, OfDiffusers
+from .contenders import CONTENDERS, COURSE, DIGITS, RIVALS, SOURCES, Contender, OfDiffusers
 from .distilling import DISTILLED, STUDENT, Distilled, Distilling
 from .keeping import CLASSES, begun, drawn_by, once, stored
 from .machine import ROOT
@@ -74,7 +74,7 @@ def run(options: Options) -> None:
         **rounds,
         "distill": partial(distill, options),
         "digits": partial(digits, options, (DIGITS,), IMAGES),
-        "rivals": partial(digits, options, (*SOURCES, COURSE), IMAGES // 5),
+        "rivals": partial(digits, options, RIVALS, IMAGES // 5),
     }
     if options.minutes and not options.only:
         options = replace(options, only=f"fashion-{options.minutes}")

@@ -209,18 +209,18 @@ def fastest(images: Tensor, labels: Tensor, lesson: str) -> Tuning:
 
 
 def drawer(
-    model: Callable[..., Any], lesson: str, steps: int, tuning: Tuning
+    model: Callable[..., Any], lesson: str, steps: int, tuning: Tuning, clipped: bool = True
 ) -> Callable[[Sequence[int], Sequence[int]], Tensor]:
     """(seeds, labels) to uint8 (N, 1, 28, 28) by diffusers' SDE variant of DPM-Solver++.
 
     Of its samplers of up to 100 steps the one whose images came nearest to the test images after
     30 minutes of training at a constant rate, and DDPM's 1,000 are no nearer (experiments/LOG.md).
-    lambda_min_clipped: what its documentation asks for with the cosine table. thresholding to 1:
-    x0 is kept in [-1, 1], as DDPMScheduler keeps it.
+    lambda_min_clipped: what its documentation asks for with the cosine table. clipped, by
+    thresholding to 1: x0 is kept in [-1, 1], as DDPMScheduler keeps it.
     """
     kind = diffusers().DPMSolverMultistepScheduler
     settings = {"lambda_min_clipped": -5.1, "algorithm_type": "sde-dpmsolver++"}
-    settings |= {"thresholding": True, "sample_max_value": 1.0}
+    settings |= {"thresholding": clipped, "sample_max_value": 1.0}
     solver, pad = kind.from_config(scheduler().config, **settings), LESSONS[lesson].pad
     side = SIDE + 2 * pad
 
