@@ -170,9 +170,25 @@ def test_what_diffusers_trained_is_drawn_in_bf16_where_that_is_quick(monkeypatch
     monkeypatch.setattr(contenders, "drawer", lambda *told: made.append(told))
     monkeypatch.setattr(contenders, "emulates_bf16", lambda _: slow)
     contenders.DIFFUSERS.drawer("folder")
-    ((model, lesson, steps, tuning),) = made
-    assert (model, lesson, steps) == ("our model", TEXT, tutorial.DPM_STEPS)
+    ((model, lesson, steps, tuning, clipped),) = made
+    assert (model, lesson, steps, clipped) == ("our model", TEXT, tutorial.DPM_STEPS, True)
     assert tuning == replace(PLAIN, bf16=not slow)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' own
+def test_a_sampler_says_whether_it_clips_and_clips_then_alone():
+    """A network that sees no noise in anything takes x0 out of [-1, 1]."""
+    plain = replace(contenders.DIFFUSERS, clipped=False)
+    assert "x0 clipped" in contenders.DIFFUSERS.sampler
+    assert "x0 clipped" not in plain.sampler
+
+    def silent(x, t, class_labels, return_dict):
+        return (torch.zeros_like(x),)
+
+    images = [
+        tutorial.drawer(silent, TEXT, 4, PLAIN, one)([5], [0]).float() for one in (True, False)
+    ]
+    assert (images[0] - images[1]).abs().max() > 1
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' own
