@@ -36,6 +36,11 @@ INTRO = (
     "diffusers' only the sampler was. Source 000's 18.5 million weights at batch 16 are large for "
     "ten minutes of two cores; its course has 1.7 million at batch 128, of which few fit. " + RATES
 )
+STROKES = (
+    " With x0 clipped what diffusers trained draws strokes on grey, to the eye more like digits; of "
+    "grey these features know nothing, and put them at 4,000 and more: both were tried, and the "
+    "nearer is shown."
+)
 ABLATIONS = (
     "fashion_fast with one change at a time, two seeds each, as many steps as fit into two "
     "minutes, 2,000 images drawn the same way by all. Smaller is better. A step's seconds are the "
@@ -198,6 +203,7 @@ def digits(part: Part, rivals: Part | None) -> str:
         "above. Squared Frechet distance from them in the features of our frozen classifier of "
         "digits. There is no test set: nine tenths of them or all are what a contender learned."
     )
+    words += STROKES if rivals else ""
     head = ["", "distance", "images drawn", "steps", "sampler", "network calls an image"]
     lines = [on_digits(row, one.settings["images"]) for one in parts for row in one.rows]
     lines.append(["floor: one half of them from the other", floor_of(part), "2,500", *[""] * 3])
