@@ -37,8 +37,8 @@ INTRO = (
     "ten minutes of two cores; its course has 1.7 million at batch 128, of which few fit. " + RATES
 )
 STROKES = (
-    " With x0 clipped what diffusers trained draws strokes on grey, to the eye more like digits; of "
-    "grey these features know nothing, and put them at 4,000 and more: both were tried, and the "
+    " With x0 clipped what diffusers trained draws strokes on grey, to the eye more like digits; "
+    "of grey these features know nothing, and put them at 4,000 and more: both were tried, and the "
     "nearer is shown."
 )
 ABLATIONS = (
