@@ -214,7 +214,7 @@ COURSE = OfDiffusers(
     "diffusers' course",
     "course",
 )
-# Of the digits ten minutes of theirs are drawn better so: experiments/LOG.md.
+# After ten minutes theirs is drawn better so, after thirty and sixty clipped: experiments/LOG.md.
 RIVALS: tuple[Contender, ...] = (
     FOUR_CONV,
     replace(DIFFUSERS, clipped=False),

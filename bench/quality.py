@@ -48,7 +48,7 @@ ROUNDS, REPEATS, DRAWING_ROUNDS, DRAWN_AT_ONCE = 6, 8, 3, 125
 IMAGES, SHOWN = 5000, 5  # SHOWN: of a class, in a picture
 SECONDS = 600
 # By minutes. An hour is what ours has ten minutes for, so that ours has no hour of its own.
-ENTERED = {10: CONTENDERS, 30: CONTENDERS, 60: SOURCES}
+ENTERED = {10: (CONTENDERS[0], *RIVALS), 30: CONTENDERS, 60: SOURCES}
 # Timed apart, since to time all anew would be to train all anew: their steps are counted by it.
 BESIDE: dict[str, OfDiffusers | Distilling] = {"course": COURSE, "student": DISTILLED}
 

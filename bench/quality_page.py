@@ -12,9 +12,10 @@ MEASURED = ("times", "course", "student", "drawing")  # the parts that minutes a
 RATES = (
     "Neither keeps an average of its weights. Both have the constant rates of their texts, with "
     "gradients clipped to 1; with the warm-up (of 100 steps) and the cosine of diffusers' own "
-    "tutorial source 000 came to 117.2 in ten minutes and the course to 147.1. Rows whose sampler "
-    "does not say so are drawn without clipping x0; after 30 and 60 minutes source 000 is better "
-    "with it (200 images: 79.9 for 92.6 and 98 for 119), and after 30 the course (190 for 233). "
+    "tutorial source 000 came to 117.2 in ten minutes and the course to 147.1. After ten minutes "
+    "theirs is drawn without clipping x0, which is nearer for digits and was not raced on clothes; "
+    "after 30 and 60 source 000 is nearer with it (200 images: 79.9 for 92.6 and 98 for 119), and "
+    "after 30 the course (190 for 233): by scripts/race_samplers.py. "
     "After an hour source 000 draws more form than after half of one, and speckles on it. "
     "What clipped steps leave grey in the background counts for much in these features. "
     "torch.compile is not tried for them here. DDPM's own 1,000 steps were tried for drawing 60 "
@@ -206,7 +207,8 @@ def digits(part: Part, rivals: Part | None) -> str:
     words += STROKES if rivals else ""
     head = ["", "distance", "images drawn", "steps", "sampler", "network calls an image"]
     lines = [on_digits(row, one.settings["images"]) for one in parts for row in one.rows]
-    lines.append(["floor: one half of them from the other", floor_of(part), "2,500", *[""] * 3])
+    half = f"{part.settings['test_images'] // 2:,}"
+    lines.append(["floor: one half of them from the other", floor_of(part), half, *[""] * 3])
     return f"### Digits\n\n{words}\n\n{pictures(rows)}{table(head, lines)}{again(*parts)}"
 
 

@@ -2,6 +2,7 @@
 
 RUN/tuned/nfe-6-guidance-2.json    the settings to sample with, a step that they were fitted at, and
                                    what was measured; .png beside it shows the images
+RUN/tuned/nfe-6-guidance-2.json.before           the one that it took the place of
 RUN/tuned/nfe-6-guidance-2-from-0.3-to-4.json    the same, for guidance inside an interval of noise
 """
 
