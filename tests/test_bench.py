@@ -154,7 +154,8 @@ ABLATED["distances"] = [
 
 
 def qualities() -> list[Part]:
-    row, told = replace(FAST, facts=JUDGED), {"seconds": 600, "images": 5000}
+    row = replace(FAST, facts=JUDGED)
+    told = {"seconds": 600, "images": 5000, "test_images": 5000}
     return [
         part("times", FAST),
         part("drawing", replace(FAST, name="ours: drawing")),

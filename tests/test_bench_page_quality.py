@@ -120,11 +120,19 @@ def test_the_page_says_how_often_the_classifier_is_right():
 
 def test_the_digits_of_all_stand_in_one_table_with_pictures_of_those_that_have_one():
     told = ROW.facts | {"words": "ours", "title": "ours"}
-    own = part("digits", replace(ROW, facts=told), more=FLOOR, seconds=600, images=5000)
+    size = {"seconds": 600, "images": 5000, "test_images": 4000}
+    own = part("digits", replace(ROW, facts=told), more=FLOOR, **size)
     drawn = {"words": "theirs", "title": "theirs", "picture": "theirs.webp", "guidance": 1}
     other = part("rivals", replace(ROW, facts=ROW.facts | drawn), seconds=600, images=1000)
     made = quality_page.digits(own, other)
-    for words in ("| ours | ", "| 5,000 | ", ", guidance 1.5", "| theirs | ", "| 1,000 | "):
+    for words in (
+        "| ours | ",
+        "| 5,000 | ",
+        ", guidance 1.5",
+        "| theirs | ",
+        "| 1,000 | ",
+        "| 2,000 | ",
+    ):
         assert words in made
     assert made.count('<img src="pictures/') == 2
     assert "pictures/theirs.webp" in made
